@@ -1,0 +1,117 @@
+"""The vocabulary of admission: what is asked once before a model runs, and what is said once afterwards."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from backend.domain.api_keys import Environment
+from backend.domain.ids import TenantId
+from backend.domain.limits import QuotaRule, QuotaState, RateRule, RateState
+
+
+class Verdict(StrEnum):
+    """What admission decided."""
+
+    ADMITTED = "admitted"
+    STALE = "stale"
+    """The credential changed since it was cached: read it again and ask again."""
+    RATE_LIMITED = "rate-limited"
+    QUOTA_EXCEEDED = "quota-exceeded"
+    REPLAY = "replay"
+    IDEMPOTENCY_REUSED = "idempotency-reused"
+    IDEMPOTENCY_IN_PROGRESS = "idempotency-in-progress"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epochs:
+    """The versions at which a cached credential was read from the store.
+
+    Admission knows the newest version that was announced. An older or an unknown one makes the verdict ``STALE``;
+    with ``fresh`` the versions were read just now and become the announced ones, never backwards.
+    """
+
+    tenant: int
+    credential: int
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdempotencyClaim:
+    """An ``Idempotency-Key``; ``fingerprint`` is a digest of the whole request."""
+
+    key: str
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredAnswer:
+    """An answer kept for replay. ``headers`` are those that belong to the answer, not to the limits."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionRequest:
+    """Everything that one request asks of limits, quota, idempotency and cache, in one message.
+
+    ``lease_id`` names the quota lease and must be unique. ``cost`` is in rows. ``cache_keys`` holds one digest a row
+    and is empty when the caller asked not to read the cache.
+    """
+
+    lease_id: str
+    credential_id: str
+    environment: Environment
+    epochs: Epochs
+    cost: int
+    rates: tuple[RateRule, ...]
+    quotas: tuple[QuotaRule, ...]
+    idempotency: IdempotencyClaim | None = None
+    cache_keys: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Where a credential stands with its limits: what the answer's headers say."""
+
+    rates: tuple[RateState, ...] = ()
+    quotas: tuple[QuotaState, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionDecision:
+    """The answer to an :class:`AdmissionRequest`.
+
+    ``cached`` has one entry for each of the request's ``cache_keys``: the stored row, or ``None``. ``lease`` is set
+    only when admitted and must be settled or released exactly once; it expires by itself.
+    """
+
+    verdict: Verdict
+    standing: Standing = field(default_factory=Standing)
+    retry_after_s: int | None = None
+    cached: tuple[bytes | None, ...] = ()
+    lease: "Lease | None" = None
+    replay: StoredAnswer | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Rows reserved of one or more quotas, and the idempotency slot held, until settled or released."""
+
+    id: str
+    tenant_id: TenantId
+    credential_id: str
+    environment: Environment
+    period: str
+    cost: int
+    quotas: tuple[QuotaRule, ...]
+    idempotency: IdempotencyClaim | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """What to do once the usage event is durable: turn the lease into use, fill the cache, keep the answer."""
+
+    lease: Lease
+    cache_fill: tuple[tuple[bytes, bytes], ...] = ()
+    answer: StoredAnswer | None = None

@@ -1,0 +1,158 @@
+"""API keys: their exact written form, and what one may do.
+
+``fc_live_<id: 12 base62>_<secret: 32 base62><checksum: 6 base62>``, or ``fc_test_…``. The checksum is the CRC-32 of
+everything before it, so that a mistyped key is refused with no I/O. The secret has 190 bits.
+"""
+
+import re
+import secrets
+import zlib
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from backend.domain.ids import KeyId, TenantId
+from backend.domain.limits import QuotaRule, RateRule
+from backend.domain.plans import Plan
+from backend.domain.scopes import Scope
+from backend.domain.tenants import TenantStatus
+
+BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_KEY = re.compile(r"fc_(live|test)_([0-9A-Za-z]{12})_([0-9A-Za-z]{32})([0-9A-Za-z]{6})", re.ASCII)
+
+
+class Environment(StrEnum):
+    """Live keys are billed; test keys never are."""
+
+    LIVE = "live"
+    TEST = "test"
+
+
+class KeyStatus(StrEnum):
+    """Where a key is in its life, as the API shows it."""
+
+    ACTIVE = "active"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True, slots=True)
+class PresentedKey:
+    """A key as a caller sent it, its form and checksum already verified."""
+
+    environment: Environment
+    lookup_id: str
+    secret: str
+
+
+def _checksum(text: str) -> str:
+    value = zlib.crc32(text.encode("ascii"))
+    digits = []
+    for _ in range(6):
+        value, digit = divmod(value, 62)
+        digits.append(BASE62[digit])
+    return "".join(reversed(digits))
+
+
+def _random_base62(length: int) -> str:
+    return "".join([secrets.choice(BASE62) for _ in range(length)])
+
+
+def mint_key(environment: Environment) -> tuple[str, PresentedKey]:
+    """Return a fresh key in its written form, and the same taken apart."""
+    lookup_id, secret = _random_base62(12), _random_base62(32)
+    return write_key(environment, lookup_id, secret), PresentedKey(environment, lookup_id, secret)
+
+
+def write_key(environment: Environment, lookup_id: str, secret: str) -> str:
+    """Return the written form of a key, with its checksum."""
+    body = f"fc_{environment}_{lookup_id}_{secret}"
+    return body + _checksum(body)
+
+
+def parse_key(text: str) -> PresentedKey | None:
+    """Take a written key apart; ``None`` when its form or its checksum is wrong. No I/O."""
+    match = _KEY.fullmatch(text)
+    if match is None or _checksum(text[:-6]) != match[4]:
+        return None
+    return PresentedKey(Environment(match[1]), match[2], match[3])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """A stored key. ``version`` grows with every change that a cached copy must notice."""
+
+    id: KeyId
+    tenant_id: TenantId
+    lookup_id: str
+    name: str
+    environment: Environment
+    secret_hash: bytes
+    pepper_version: int
+    last4: str
+    scopes: frozenset[Scope]
+    models: tuple[str, ...] | None
+    allowed_cidrs: tuple[str, ...] | None
+    rate_per_minute: int | None
+    monthly_quota: int | None
+    metadata: dict[str, str]
+    generation: int
+    version: int
+    created_by: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+
+    @property
+    def prefix(self) -> str:
+        """The part that may be shown."""
+        return f"fc_{self.environment}_{self.lookup_id}"
+
+    def status_at(self, instant: datetime) -> KeyStatus:
+        """Return where the key is in its life at that instant."""
+        if self.revoked_at is not None:
+            return KeyStatus.REVOKED
+        if self.expires_at is not None and self.expires_at <= instant:
+            return KeyStatus.EXPIRED
+        return KeyStatus.ACTIVE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyGrant:
+    """All that a prediction needs to know about a key, read at once and then cached.
+
+    ``tenant_version`` and ``key.version`` are the epochs at which it was read: admission refuses the grant as stale
+    when either has moved on since.
+    """
+
+    key: ApiKey
+    tenant_status: TenantStatus
+    tenant_version: int
+    plan: Plan
+    rates: tuple[RateRule, ...]
+    quotas: tuple[QuotaRule, ...]
+
+    @classmethod
+    def assemble(
+        cls, *, key: ApiKey, tenant_status: TenantStatus, tenant_version: int, plan: Plan
+    ) -> "KeyGrant":
+        """Work out the limits that apply. A key without a limit of its own takes its tenant's."""
+        tenant_rate = plan.rate_per_minute
+        key_rate = key.rate_per_minute if key.rate_per_minute is not None else tenant_rate
+        quotas = [
+            QuotaRule(scope="tenant", subject=key.tenant_id, limit=plan.monthly_quota, mode=plan.quota_mode)
+        ]
+        if key.monthly_quota is not None:
+            quotas.append(QuotaRule(scope="key", subject=key.id, limit=key.monthly_quota))
+        return cls(
+            key=key,
+            tenant_status=tenant_status,
+            tenant_version=tenant_version,
+            plan=plan,
+            rates=(
+                RateRule(scope="key", subject=key.id, per_window=min(key_rate, tenant_rate)),
+                RateRule(scope="tenant", subject=key.tenant_id, per_window=tenant_rate),
+            ),
+            quotas=tuple(quotas),
+        )

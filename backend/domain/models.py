@@ -1,0 +1,99 @@
+"""Models as the outside sees them: references, typed inputs, and what is said about a served version."""
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from backend.domain.errors import ModelNotFound
+
+_REFERENCE = re.compile(r"([a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?)(?:@([A-Za-z0-9][A-Za-z0-9._-]{0,63}))?")
+
+
+class Task(StrEnum):
+    """What a model answers with."""
+
+    CLASSIFICATION = "classification"
+    REGRESSION = "regression"
+
+
+class FeatureType(StrEnum):
+    """The type of one input feature."""
+
+    FLOAT = "float"
+    INTEGER = "integer"
+    BOOLEAN = "boolean"
+    STRING = "string"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """One typed input. ``categories``: the values known at training, ``None`` when any is accepted."""
+
+    name: str
+    type: FeatureType
+    nullable: bool = False
+    categories: tuple[str, ...] | None = None
+    example: float | int | bool | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """``iris``, ``iris@2`` or ``iris@stable``, taken apart; ``selector`` is a version or an alias."""
+
+    name: str
+    selector: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> "ModelRef":
+        """Take a reference apart.
+
+        Raises:
+            ModelNotFound: the text cannot be the name of a model.
+        """
+        match = _REFERENCE.fullmatch(text)
+        if match is None:
+            raise ModelNotFound
+        return cls(match[1], match[2])
+
+
+def is_model_name(text: str) -> bool:
+    """Whether a text may name a model: lower-case letters, digits, dot, dash and underscore, at most 64."""
+    match = _REFERENCE.fullmatch(text)
+    return match is not None and match[2] is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """What is told about one version of a model. ``digest`` is the artifact's SHA-256 in hexadecimal."""
+
+    name: str
+    version: str
+    digest: str
+    format: str
+    task: Task
+    inputs: tuple[Feature, ...]
+    labels: tuple[str, ...] | None
+    runner: str
+    runner_reason: str
+    metrics: dict[str, float]
+    created_at: datetime
+    library_versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSummary:
+    """A model with all its versions, newest first; ``failed`` gives the reason for each that does not serve."""
+
+    name: str
+    versions: tuple[ModelInfo, ...]
+    aliases: dict[str, str]
+    default_version: str | None
+    failed: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputOptions:
+    """What the caller wants of each row's answer; part of the cache key and of the lane."""
+
+    probabilities: bool = True

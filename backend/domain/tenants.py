@@ -1,0 +1,58 @@
+"""Tenants, their people, and what binds the two."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from backend.domain.ids import TenantId, UserId
+from backend.domain.scopes import PlatformRole, Role
+
+SLUG_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+
+
+class TenantStatus(StrEnum):
+    """Whether a tenant's credentials count."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """A customer. ``version`` grows with every change that a cached credential must notice."""
+
+    id: TenantId
+    slug: str
+    name: str
+    status: TenantStatus
+    version: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """A person who signs in; ``email`` is normalised, ``password_hash`` is argon2id's own string."""
+
+    id: UserId
+    email: str
+    password_hash: str
+    disabled: bool
+    platform_role: PlatformRole | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """A user's seat in a tenant."""
+
+    id: str
+    tenant_id: TenantId
+    user_id: UserId
+    role: Role
+    created_at: datetime
+
+
+def normalise_email(email: str) -> str:
+    """Return the address in the one form under which it is stored and looked up."""
+    return email.strip().casefold()

@@ -1,0 +1,125 @@
+"""Usage events and what of them is billable. The decision is taken when the request is served, and stored."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from backend.domain.api_keys import Environment
+from backend.domain.ids import TenantId
+from backend.domain.plans import Plan
+
+
+class BillingReason(StrEnum):
+    """Why an event's billable units are what they are."""
+
+    LIVE = "live"
+    TEST_KEY = "test-key"
+    CACHE_HIT = "cache-hit"
+    REPLAY = "replay"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageEvent:
+    """One answered prediction request. ``units`` are rows; ``cached_units`` of them came from the cache."""
+
+    id: str
+    tenant_id: TenantId
+    credential_id: str
+    environment: Environment
+    model: str
+    model_version: str
+    units: int
+    cached_units: int
+    billable_units: int
+    reason: BillingReason
+    plan_id: str
+    plan_version: int
+    request_id: str
+    occurred_at: datetime
+    period: str
+
+    def fingerprint(self) -> bytes:
+        """Return the SHA-256 of the event's content: the same id with another one is a conflict."""
+        content = asdict(self)
+        content["occurred_at"] = self.occurred_at.isoformat()
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
+
+
+def decide_billing(
+    *, environment: Environment, units: int, cached_units: int, plan: Plan
+) -> tuple[int, BillingReason]:
+    """Return the billable units of an answered request, and why."""
+    if environment is Environment.TEST:
+        return 0, BillingReason.TEST_KEY
+    if plan.bills_cache_hits:
+        return units, BillingReason.LIVE
+    computed = units - cached_units
+    return computed, BillingReason.LIVE if computed else BillingReason.CACHE_HIT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredEvent:
+    """An event as the ledger holds it; ``position`` is its place in commit order."""
+
+    position: int
+    event: UsageEvent
+    stored_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """Which events to read; ``None`` is any."""
+
+    period: str | None = None
+    credential_id: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventPage:
+    """Events in commit order. ``watermark`` is the position below which nothing can still appear."""
+
+    events: tuple[StoredEvent, ...]
+    has_more: bool
+    watermark: int
+
+
+class Bucket(StrEnum):
+    """The width of one line of a summary, in UTC."""
+
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+
+class GroupBy(StrEnum):
+    """What a summary's lines are split by."""
+
+    MODEL = "model"
+    KEY = "key"
+    ENVIRONMENT = "environment"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryQuery:
+    """Usage from ``start`` (inclusive) to ``end`` (exclusive)."""
+
+    start: datetime
+    end: datetime
+    bucket: Bucket
+    group_by: tuple[GroupBy, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SummaryLine:
+    """One bucket of one group. ``complete``: no event can be added to it any more."""
+
+    start: datetime
+    group: tuple[tuple[GroupBy, str], ...]
+    events: int
+    units: int
+    cached_units: int
+    billable_units: int
+    complete: bool

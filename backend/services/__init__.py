@@ -1,0 +1,1 @@
+"""Floor 2: the use cases, as plain classes over the ports."""

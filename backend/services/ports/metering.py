@@ -1,0 +1,34 @@
+"""The ledger, written and read."""
+
+from typing import Protocol
+
+from backend.domain.ids import TenantId
+from backend.domain.usage import EventFilter, EventPage, SummaryLine, SummaryQuery, UsageEvent
+
+
+class Ledger(Protocol):
+    """Where usage becomes durable."""
+
+    async def append(self, tenant_id: TenantId, event: UsageEvent) -> None:
+        """Return once the event is durable, exactly once. The same event again changes nothing.
+
+        Raises:
+            MeteringUnavailable: it could not be made durable in time.
+        """
+        ...
+
+
+class UsageReader(Protocol):
+    """What the ledger holds."""
+
+    async def events(self, tenant_id: TenantId, wanted: EventFilter, after: int, limit: int) -> EventPage:
+        """Return events past position ``after`` and below the watermark, in commit order."""
+        ...
+
+    async def events_of_all_tenants(self, wanted: EventFilter, after: int, limit: int) -> EventPage:
+        """The same for every tenant at once: billing's view."""
+        ...
+
+    async def summary(self, tenant_id: TenantId, query: SummaryQuery) -> tuple[SummaryLine, ...]:
+        """Return totals by bucket and group, in order of bucket and then of group."""
+        ...
