@@ -4,6 +4,7 @@
 everything before it, so that a mistyped key is refused with no I/O. The secret has 190 bits.
 """
 
+import ipaddress
 import re
 import secrets
 import zlib
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from backend.domain.errors import AddressNotAllowed, KeyExpired, KeyRevoked, TenantSuspended
 from backend.domain.ids import KeyId, TenantId
 from backend.domain.limits import QuotaRule, RateRule
 from backend.domain.plans import Plan
@@ -118,6 +120,18 @@ class ApiKey:
         return KeyStatus.ACTIVE
 
 
+def address_in(address: str | None, cidrs: tuple[str, ...]) -> bool:
+    """Whether an address lies in one of the networks; an IPv4 address mapped into IPv6 counts as itself."""
+    if address is None:
+        return False
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    return any(ip in ipaddress.ip_network(cidr) for cidr in cidrs)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyGrant:
     """All that a prediction needs to know about a key, read at once and then cached.
@@ -133,16 +147,28 @@ class KeyGrant:
     rates: tuple[RateRule, ...]
     quotas: tuple[QuotaRule, ...]
 
+    def require_usable(self, instant: datetime, address: str | None) -> None:
+        """Refuse a verified key that may not be used now, or not from there.
+
+        Raises:
+            KeyRevoked, KeyExpired, TenantSuspended, AddressNotAllowed: the first of these that holds.
+        """
+        status = self.key.status_at(instant)
+        if status is KeyStatus.REVOKED:
+            raise KeyRevoked
+        if status is KeyStatus.EXPIRED:
+            raise KeyExpired
+        if self.tenant_status is TenantStatus.SUSPENDED:
+            raise TenantSuspended
+        if self.key.allowed_cidrs is not None and not address_in(address, self.key.allowed_cidrs):
+            raise AddressNotAllowed
+
     @classmethod
-    def assemble(
-        cls, *, key: ApiKey, tenant_status: TenantStatus, tenant_version: int, plan: Plan
-    ) -> "KeyGrant":
+    def assemble(cls, *, key: ApiKey, tenant_status: TenantStatus, tenant_version: int, plan: Plan) -> "KeyGrant":
         """Work out the limits that apply. A key without a limit of its own takes its tenant's."""
         tenant_rate = plan.rate_per_minute
         key_rate = key.rate_per_minute if key.rate_per_minute is not None else tenant_rate
-        quotas = [
-            QuotaRule(scope="tenant", subject=key.tenant_id, limit=plan.monthly_quota, mode=plan.quota_mode)
-        ]
+        quotas = [QuotaRule(scope="tenant", subject=key.tenant_id, limit=plan.monthly_quota, mode=plan.quota_mode)]
         if key.monthly_quota is not None:
             quotas.append(QuotaRule(scope="key", subject=key.id, limit=key.monthly_quota))
         return cls(

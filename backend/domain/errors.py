@@ -7,16 +7,20 @@
     ├── NotFound               not-found, model-not-found
     ├── Conflict               idempotency-in-progress, key-limit-reached, already-exists, …
     ├── Invalid                validation-failed, schema-mismatch, idempotency-key-reused, weak-password
-    ├── TooMany                rate-limited, quota-exceeded, concurrency-exceeded
+    ├── TooMany                too-many-requests, rate-limited, quota-exceeded, concurrency-exceeded
     ├── Unavailable            overloaded, enforcement-unavailable, metering-unavailable, model-unavailable
     ├── DeadlineExceeded       deadline-exceeded
+    ├── PayloadTooLarge, UnsupportedEncoding, RequestTimeout, MethodNotAllowed
     └── OAuthError             RFC 6749's own vocabulary, on the token endpoint only
 
 A detail never holds a caller's own value, a secret, a path or SQL: it is sent to the outside.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from backend.domain.admission import Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,14 @@ class PayloadTooLarge(ForecourtError):
 
     code = "payload-too-large"
     title = "Payload too large"
+
+
+class UnsupportedEncoding(ForecourtError):
+    """The body is compressed, which this route does not take: a small body could unpack to a huge one."""
+
+    code = "unsupported-encoding"
+    title = "Unsupported encoding"
+    default_detail = "Send the body without a Content-Encoding."
 
 
 class RequestTimeout(ForecourtError):
@@ -231,10 +243,28 @@ class WeakPassword(Invalid):
 
 
 class TooMany(ForecourtError):
-    """The caller asks for more than it may."""
+    """The caller asks for more than it may; ``standing`` says where it stands with its limits."""
+
+    code = "too-many-requests"
+    title = "Too many requests"
+
+    def __init__(
+        self,
+        detail: str | None = None,
+        *,
+        retry_after_s: int | None = None,
+        standing: "Standing | None" = None,
+    ) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.standing = standing
+
+
+class RateLimited(TooMany):
+    """A rate limit of the key or the tenant is used up."""
 
     code = "rate-limited"
     title = "Rate limited"
+    default_detail = "Too many rows in too short a time."
 
 
 class QuotaExceeded(TooMany):
@@ -242,6 +272,7 @@ class QuotaExceeded(TooMany):
 
     code = "quota-exceeded"
     title = "Quota exceeded"
+    default_detail = "This month's quota does not hold as many rows."
 
 
 class ConcurrencyExceeded(TooMany):

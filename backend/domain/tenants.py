@@ -9,6 +9,7 @@ from backend.domain.ids import TenantId, UserId
 from backend.domain.scopes import PlatformRole, Role
 
 SLUG_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_EMAIL = re.compile(r"[^@\s\x00-\x1f]{1,64}@[^@\s\x00-\x1f.]+(?:\.[^@\s\x00-\x1f.]+)+")
 
 
 class TenantStatus(StrEnum):
@@ -56,3 +57,8 @@ class Membership:
 def normalise_email(email: str) -> str:
     """Return the address in the one form under which it is stored and looked up."""
     return email.strip().casefold()
+
+
+def is_email(text: str) -> bool:
+    """Whether a text can be an address. Only a message that arrives proves one."""
+    return _EMAIL.fullmatch(text.strip()) is not None and len(text) <= 254  # noqa: PLR2004

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from backend.domain.api_keys import Environment
@@ -43,13 +43,11 @@ class UsageEvent:
     def fingerprint(self) -> bytes:
         """Return the SHA-256 of the event's content: the same id with another one is a conflict."""
         content = asdict(self)
-        content["occurred_at"] = self.occurred_at.isoformat()
+        content["occurred_at"] = self.occurred_at.astimezone(UTC).isoformat()
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
 
 
-def decide_billing(
-    *, environment: Environment, units: int, cached_units: int, plan: Plan
-) -> tuple[int, BillingReason]:
+def decide_billing(*, environment: Environment, units: int, cached_units: int, plan: Plan) -> tuple[int, BillingReason]:
     """Return the billable units of an answered request, and why."""
     if environment is Environment.TEST:
         return 0, BillingReason.TEST_KEY
@@ -59,11 +57,39 @@ def decide_billing(
     return computed, BillingReason.LIVE if computed else BillingReason.CACHE_HIT
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class LedgerPosition:
+    """A place in commit order: the writing transaction, then the row.
+
+    A row number alone would lose rows: a transaction that took a low number may commit after a reader has gone past
+    it. Where the store commits one writer at a time (SQLite) ``transaction`` is 0.
+    """
+
+    transaction: int
+    row: int
+
+    @classmethod
+    def parse(cls, text: str) -> "LedgerPosition":
+        """Read the written form.
+
+        Raises:
+            ValueError: it is not one.
+        """
+        transaction, row = text.split(".")
+        return cls(int(transaction), int(row))
+
+    def __str__(self) -> str:
+        return f"{self.transaction}.{self.row}"
+
+
+LEDGER_START = LedgerPosition(0, 0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredEvent:
-    """An event as the ledger holds it; ``position`` is its place in commit order."""
+    """An event as the ledger holds it, with its place in commit order."""
 
-    position: int
+    position: LedgerPosition
     event: UsageEvent
     stored_at: datetime
 
@@ -83,7 +109,7 @@ class EventPage:
 
     events: tuple[StoredEvent, ...]
     has_more: bool
-    watermark: int
+    watermark: LedgerPosition
 
 
 class Bucket(StrEnum):
@@ -92,6 +118,17 @@ class Bucket(StrEnum):
     HOUR = "hour"
     DAY = "day"
     MONTH = "month"
+
+
+def bucket_end(start: datetime, bucket: Bucket) -> datetime:
+    """Return the first instant after a bucket."""
+    match bucket:
+        case Bucket.HOUR:
+            return start + timedelta(hours=1)
+        case Bucket.DAY:
+            return start + timedelta(days=1)
+        case Bucket.MONTH:
+            return (start.replace(day=1) + timedelta(days=32)).replace(day=1)
 
 
 class GroupBy(StrEnum):

@@ -7,11 +7,13 @@ Admission            epochs, limits, quota, idempotency, cache  memory, redis
 Ledger               usage events, durable on return            db
 UsageReader          what the ledger holds                      db
 ModelCatalog         the shared model service                   model_service
+Store                opens units of work                        db
 UnitOfWork           one transaction and its repositories       db
 KeyDirectory         an API key with all that applies to it     db, memory (a cache before it)
 PasswordHasher       slow hashes of passwords                   crypto
 KeyHasher            peppered hashes of API keys                crypto
 TokenIssuer          access tokens                              crypto
+OpaqueTokens         refresh tokens                             crypto
 CursorCodec          tamper-evident cursors                     crypto
 LoginThrottle        growing delays after failed logins         memory, redis
 HealthProbe          a resource that can say how it is          each of the above that can fail
@@ -26,6 +28,7 @@ from backend.services.ports.identity import (
     KeyDirectory,
     KeyHasher,
     LoginThrottle,
+    OpaqueTokens,
     PasswordHasher,
     TokenIssuer,
 )
@@ -37,6 +40,7 @@ from backend.services.ports.store import (
     Plans,
     Sessions,
     SigningKeys,
+    Store,
     Subscriptions,
     Tenants,
     UnitOfWork,
@@ -56,12 +60,14 @@ __all__ = [
     "LoginThrottle",
     "Memberships",
     "ModelCatalog",
+    "OpaqueTokens",
     "PasswordHasher",
     "Plans",
     "QuotaHistory",
     "ServedModel",
     "Sessions",
     "SigningKeys",
+    "Store",
     "Subscriptions",
     "Tenants",
     "TokenIssuer",

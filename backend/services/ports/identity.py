@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Protocol
 
 from backend.domain.api_keys import KeyGrant
-from backend.domain.ids import KeyId, TenantId, UserId
+from backend.domain.ids import TenantId
 from backend.domain.scopes import Scope
 
 
@@ -68,7 +68,7 @@ class TokenIssuer(Protocol):
     def issue(
         self,
         *,
-        subject: UserId | KeyId | str,
+        subject: str,
         tenant_id: TenantId | None,
         scopes: frozenset[Scope],
         session_id: str | None,
@@ -86,6 +86,22 @@ class TokenIssuer(Protocol):
 
     def jwks(self) -> dict[str, list[dict[str, str]]]:
         """Return the public keys as an RFC 7517 key set."""
+        ...
+
+
+class OpaqueTokens(Protocol):
+    """Random tokens that are stored only as hashes."""
+
+    def mint(self) -> str:
+        """Return a fresh token."""
+        ...
+
+    def successor(self, token: str) -> str:
+        """Return the one token that may follow; always the same for the same token."""
+        ...
+
+    def hash(self, token: str) -> bytes:
+        """Return what the store keeps."""
         ...
 
 

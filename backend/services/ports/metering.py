@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from backend.domain.ids import TenantId
-from backend.domain.usage import EventFilter, EventPage, SummaryLine, SummaryQuery, UsageEvent
+from backend.domain.usage import EventFilter, EventPage, LedgerPosition, SummaryLine, SummaryQuery, UsageEvent
 
 
 class Ledger(Protocol):
@@ -21,11 +21,11 @@ class Ledger(Protocol):
 class UsageReader(Protocol):
     """What the ledger holds."""
 
-    async def events(self, tenant_id: TenantId, wanted: EventFilter, after: int, limit: int) -> EventPage:
+    async def events(self, tenant_id: TenantId, wanted: EventFilter, after: LedgerPosition, limit: int) -> EventPage:
         """Return events past position ``after`` and below the watermark, in commit order."""
         ...
 
-    async def events_of_all_tenants(self, wanted: EventFilter, after: int, limit: int) -> EventPage:
+    async def events_of_all_tenants(self, wanted: EventFilter, after: LedgerPosition, limit: int) -> EventPage:
         """The same for every tenant at once: billing's view."""
         ...
 

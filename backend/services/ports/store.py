@@ -4,6 +4,7 @@ Methods on what a tenant owns take its id first. A method that reads across tena
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -134,6 +135,10 @@ class ApiKeys(Protocol):
         """Return one key of the tenant."""
         ...
 
+    async def by_lookup_id(self, tenant_id: TenantId, lookup_id: str) -> ApiKey | None:
+        """Return the tenant's key with that id in its written form."""
+        ...
+
     async def list(
         self, tenant_id: TenantId, wanted: KeyFilter, *, now: datetime, after: str | None, limit: int
     ) -> list[ApiKey]:
@@ -168,6 +173,10 @@ class Sessions(Protocol):
         """Return the token of a hash, its row locked until the unit ends."""
         ...
 
+    async def token(self, token_id: str) -> RefreshToken | None:
+        """Return one token."""
+        ...
+
     async def mark_rotated(self, token_id: str, successor_id: str, at: datetime) -> None:
         """Note that a token was exchanged for its successor."""
         ...
@@ -178,6 +187,10 @@ class Sessions(Protocol):
 
     async def revoke(self, session_id: str, at: datetime) -> None:
         """End a family; an ended one keeps its first instant."""
+        ...
+
+    async def forget_before(self, instant: datetime) -> int:
+        """Delete the families last used before an instant, with their tokens; return how many."""
         ...
 
 
@@ -201,6 +214,10 @@ class SigningKeys(Protocol):
 
     async def list_all(self) -> list[StoredSigningKey]:
         """Return every key, newest first."""
+        ...
+
+    async def hold(self) -> None:
+        """Keep every other unit from adding keys until this one ends."""
         ...
 
 
@@ -249,4 +266,16 @@ class UnitOfWork(Protocol):
 
     def after_commit(self, action: Callable[[], Awaitable[None]]) -> None:
         """Run ``action`` once the transaction is durable, before the caller gets its answer."""
+        ...
+
+
+class Store(Protocol):
+    """Opens units of work, for services that need more than the one of their request."""
+
+    def unit_of_work(self, *, read_only: bool = False) -> AbstractAsyncContextManager[UnitOfWork]:
+        """Open a unit; it commits when the block ends well. A read-only one never waits for writers.
+
+        Raises:
+            StoreUnavailable: the store does not answer within its bound.
+        """
         ...

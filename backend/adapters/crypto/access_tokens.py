@@ -1,0 +1,202 @@
+"""Access tokens: JWTs after RFC 9068, through python-jose, with everything pinned that its defaults leave open.
+
+python-jose by itself accepts a token without ``exp`` or ``aud``, ignores ``typ`` and reads whatever header it finds.
+So the header is checked here before the library sees the token, to the letter: ES256, ``at+jwt``, a ``kid`` of ours,
+and nothing else in it. Of the claims each required one must be there, with its type; times are compared here too.
+"""
+
+import base64
+import binascii
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_public_key,
+)
+from jose import jwt
+from jose.exceptions import JOSEError
+
+from backend.domain.clock import Clock
+from backend.domain.errors import Unauthenticated
+from backend.domain.ids import TenantId
+from backend.domain.scopes import Scope, format_scopes, parse_scopes
+from backend.services.ports import AccessClaims
+
+ALGORITHM = "ES256"
+TYPE = "at+jwt"
+MAX_TOKEN_BYTES = 8 * 1024
+SKEW_S = 30
+_HEADER_NAMES = {"alg", "typ", "kid"}
+_REQUIRED = ("exp", "iat", "iss", "aud", "sub", "jti")
+_DECODE_OPTIONS = {f"require_{claim}": True for claim in _REQUIRED} | {
+    "verify_signature": True,
+    "verify_aud": True,
+    "verify_iss": True,
+    # Compared below, on our own clock and with our own types.
+    "verify_exp": False,
+    "verify_nbf": False,
+    "verify_iat": False,
+    "leeway": 0,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigningKey:
+    """A P-256 key pair; ``private_pem`` is ``None`` for a key that only verifies any more."""
+
+    kid: str
+    public_pem: str
+    private_pem: str | None
+
+
+def generate_signing_key() -> SigningKey:
+    """Return a fresh P-256 key pair."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    return SigningKey(
+        kid=secrets.token_hex(8),
+        public_pem=private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(),
+        private_pem=private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
+    )
+
+
+class JoseTokenIssuer:
+    """Signs with the first key that can, verifies with any."""
+
+    def __init__(self, keys: tuple[SigningKey, ...], *, issuer: str, audience: str, ttl_s: int, clock: Clock) -> None:
+        self._issuer = issuer
+        self._audience = audience
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self.replace_keys(keys)
+
+    def replace_keys(self, keys: tuple[SigningKey, ...]) -> None:
+        """Take other keys from now on, newest first."""
+        self._signer = next(key for key in keys if key.private_pem is not None)
+        self._public = {key.kid: key.public_pem for key in keys}
+
+    def issue(
+        self, *, subject: str, tenant_id: TenantId | None, scopes: frozenset[Scope], session_id: str | None
+    ) -> tuple[str, int]:
+        """Return a signed token and its lifetime in seconds."""
+        now = int(self._clock.now_s())
+        claims: dict[str, Any] = {
+            "iss": self._issuer,
+            "sub": subject,
+            "aud": self._audience,
+            "iat": now,
+            "exp": now + self._ttl_s,
+            "jti": secrets.token_hex(16),
+            "scope": format_scopes(scopes),
+        }
+        if tenant_id is not None:
+            claims["tid"] = tenant_id
+        if session_id is not None:
+            claims["sid"] = session_id
+        token = jwt.encode(
+            claims,
+            self._signer.private_pem,
+            algorithm=ALGORITHM,
+            headers={"typ": TYPE, "kid": self._signer.kid},
+        )
+        return str(token), self._ttl_s
+
+    def verify(self, token: str) -> AccessClaims:
+        """Verify a token in every respect.
+
+        Raises:
+            Unauthenticated: anything about it is not exactly right; which thing is not said.
+        """
+        public_pem = self._public_key_of(token)
+        try:
+            claims = jwt.decode(
+                token,
+                public_pem,
+                algorithms=[ALGORITHM],
+                audience=self._audience,
+                issuer=self._issuer,
+                options=_DECODE_OPTIONS,
+            )
+        except (JOSEError, ValueError, TypeError, KeyError) as error:
+            raise Unauthenticated from error
+        return self._checked(claims)
+
+    def jwks(self) -> dict[str, list[dict[str, str]]]:
+        """Return the public keys as an RFC 7517 key set."""
+        return {"keys": [_jwk(kid, pem) for kid, pem in self._public.items()]}
+
+    def _public_key_of(self, token: str) -> str:
+        if len(token) > MAX_TOKEN_BYTES or token.count(".") != 2:  # noqa: PLR2004
+            raise Unauthenticated
+        try:
+            encoded = token.split(".", 1)[0].encode("ascii")
+            raw = base64.b64decode(encoded + b"=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
+            header = json.loads(raw)
+        except (binascii.Error, ValueError, RecursionError) as error:
+            raise Unauthenticated from error
+        # A header with anything more (jku, x5u, jwk, crit, …) asks for a verification other than ours.
+        if not isinstance(header, dict) or set(header) != _HEADER_NAMES:
+            raise Unauthenticated
+        if header["alg"] != ALGORITHM or header["typ"] != TYPE or not isinstance(header["kid"], str):
+            raise Unauthenticated
+        public_pem = self._public.get(header["kid"])
+        if public_pem is None:
+            raise Unauthenticated
+        return public_pem
+
+    def _checked(self, claims: Mapping[str, Any]) -> AccessClaims:
+        now = self._clock.now_s()
+        for name in ("exp", "iat", "nbf"):
+            if name in claims and type(claims[name]) is not int:
+                raise Unauthenticated
+        for name in ("iss", "aud", "sub", "jti", "scope"):
+            if not isinstance(claims.get(name), str) or (name != "scope" and not claims[name]):
+                raise Unauthenticated
+        # python-jose is content when the audience is one of a list; ours is one name.
+        if claims["aud"] != self._audience or claims["iss"] != self._issuer:
+            raise Unauthenticated
+        if claims["exp"] + SKEW_S <= now or claims["iat"] - SKEW_S > now:
+            raise Unauthenticated
+        if claims.get("nbf", 0) - SKEW_S > now or claims["exp"] - claims["iat"] > self._ttl_s:
+            raise Unauthenticated
+        tenant_id, session_id = claims.get("tid"), claims.get("sid")
+        scopes = parse_scopes(claims["scope"])
+        if scopes is None or not isinstance(tenant_id, str | None) or not isinstance(session_id, str | None):
+            raise Unauthenticated
+        return AccessClaims(
+            subject=claims["sub"],
+            tenant_id=TenantId(tenant_id) if tenant_id is not None else None,
+            scopes=scopes,
+            token_id=claims["jti"],
+            session_id=session_id,
+            issued_at=datetime.fromtimestamp(claims["iat"], UTC),
+            expires_at=datetime.fromtimestamp(claims["exp"], UTC),
+        )
+
+
+def _jwk(kid: str, public_pem: str) -> dict[str, str]:
+    public = load_pem_public_key(public_pem.encode())
+    if not isinstance(public, ec.EllipticCurvePublicKey):
+        raise TypeError("signing keys are on P-256")
+    numbers = public.public_numbers()
+    return {
+        "kty": "EC",
+        "crv": "P-256",
+        "x": _coordinate(numbers.x),
+        "y": _coordinate(numbers.y),
+        "kid": kid,
+        "use": "sig",
+        "alg": ALGORITHM,
+    }
+
+
+def _coordinate(value: int) -> str:
+    return base64.urlsafe_b64encode(value.to_bytes(32, "big")).rstrip(b"=").decode()

@@ -1,0 +1,119 @@
+"""Connections: one engine for each process, with a bound on every wait.
+
+SQLite runs in WAL mode with ``synchronous=FULL``: a commit is on the disk when it returns. Its writers take the write
+lock when they begin, since a reader that turns writer half-way can be refused at once. PostgreSQL connections act as
+the application's own role, which may not change the ledger, whoever they logged in as.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from backend.domain.errors import StoreUnavailable
+
+APP_ROLE = "forecourt_app"
+_WRITES = "forecourt_writes"
+_DISCONNECTED = (OperationalError, InterfaceError, PoolTimeoutError, OSError, TimeoutError)
+
+
+class UnsupportedDatabase(ValueError):
+    """The URL names a database that this product does not run on."""
+
+
+def parse_url(url: str) -> URL:
+    """Read a database URL.
+
+    Raises:
+        UnsupportedDatabase: neither ``sqlite+aiosqlite`` nor ``postgresql+psycopg``.
+    """
+    scheme = urlsplit(url).scheme
+    if scheme not in {"sqlite+aiosqlite", "postgresql+psycopg"}:
+        raise UnsupportedDatabase("the database URL must begin with sqlite+aiosqlite:/// or postgresql+psycopg://")
+    return make_url(url)
+
+
+def open_engine(url: str, *, pool_size: int, timeout_s: float) -> AsyncEngine:
+    """Return an engine that opens nothing yet; ``timeout_s`` bounds each wait: to connect, for the pool, a statement."""
+    parsed = parse_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_async_engine(
+            parsed, pool_size=pool_size, pool_timeout=timeout_s, connect_args={"timeout": timeout_s}
+        )
+        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        return engine
+    milliseconds = int(timeout_s * 1000)
+    engine = create_async_engine(
+        parsed,
+        pool_size=pool_size,
+        pool_timeout=timeout_s,
+        pool_recycle=1800,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": max(1, int(timeout_s)),
+            "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} -c timezone=UTC"
+            f" -c idle_in_transaction_session_timeout={milliseconds * 5}",
+        },
+    )
+    event.listen(engine.sync_engine, "connect", _take_app_role)
+    return engine
+
+
+def for_writing(engine: AsyncEngine) -> AsyncEngine:
+    """Return the same engine whose transactions take SQLite's write lock as they begin."""
+    return engine.execution_options(**{_WRITES: True})
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    # The driver must not open transactions of its own accord: _begin_sqlite does.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _take_app_role(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    cursor = connection.cursor()
+    cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", (APP_ROLE,))
+    if cursor.fetchone():
+        cursor.execute(f"SET ROLE {APP_ROLE}")
+    cursor.close()
+    connection.commit()
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn a store that does not answer into :class:`StoreUnavailable`; integrity errors pass as they are."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except _DISCONNECTED as error:
+        raise StoreUnavailable(retry_after_s=1) from error
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise StoreUnavailable(retry_after_s=1) from error
+        raise
+
+
+def violated_constraint(error: IntegrityError) -> str:
+    """Return the name of the constraint, or on SQLite the ``table.column`` list, that was violated."""
+    diagnostics: Any = getattr(error.orig, "diag", None)
+    if diagnostics is not None:
+        return str(diagnostics.constraint_name)
+    return str(error.orig).partition(": ")[2]

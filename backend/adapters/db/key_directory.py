@@ -1,0 +1,45 @@
+"""Finds an API key with all that applies to it, in one query and a session of its own."""
+
+from sqlmodel import col, select
+
+from backend.adapters.db.api_keys import key_from_row
+from backend.adapters.db.engine import translated_errors
+from backend.adapters.db.plans import plan_from_row
+from backend.adapters.db.tables import ApiKeyRow, PlanRow, SubscriptionRow, TenantRow
+from backend.adapters.db.unit_of_work import Database
+from backend.domain.api_keys import KeyGrant
+from backend.domain.tenants import TenantStatus
+
+
+class SqlKeyDirectory:
+    """Reads the store each time; a cache stands before it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, lookup_id: str) -> KeyGrant | None:
+        """Return the key of that id as the store holds it."""
+        return await self.reload(lookup_id)
+
+    async def reload(self, lookup_id: str) -> KeyGrant | None:
+        """Return the key as the store holds it now."""
+        query = (
+            select(ApiKeyRow, TenantRow, PlanRow)
+            .join(TenantRow, col(TenantRow.id) == col(ApiKeyRow.tenant_id))
+            .join(SubscriptionRow, col(SubscriptionRow.tenant_id) == col(TenantRow.id))
+            .join(PlanRow, col(PlanRow.id) == col(SubscriptionRow.plan_id))
+            .where(col(ApiKeyRow.lookup_id) == lookup_id)
+            .where(col(SubscriptionRow.ended_at).is_(None))
+        )
+        with translated_errors():
+            async with self._database.session() as session:
+                found = (await session.execute(query)).tuples().one_or_none()
+        if found is None:
+            return None
+        key, tenant, plan = found
+        return KeyGrant.assemble(
+            key=key_from_row(key),
+            tenant_status=TenantStatus(tenant.status),
+            tenant_version=tenant.version,
+            plan=plan_from_row(plan),
+        )

@@ -1,0 +1,121 @@
+"""One transaction and the repositories open in it. The only place that commits."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import cached_property
+
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from backend.adapters.db.api_keys import SqlApiKeys
+from backend.adapters.db.engine import for_writing, translated_errors
+from backend.adapters.db.memberships import SqlMemberships
+from backend.adapters.db.plans import SqlPlans
+from backend.adapters.db.sessions import SqlSessions
+from backend.adapters.db.signing_keys import SqlSigningKeys
+from backend.adapters.db.subscriptions import SqlSubscriptions
+from backend.adapters.db.tenants import SqlTenants
+from backend.adapters.db.users import SqlUsers
+from backend.domain.errors import StoreUnavailable
+from backend.domain.health import HealthStatus, ResourceHealth
+
+
+class SqlUnitOfWork:
+    """The repositories over one session."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+        self._after_commit: list[Callable[[], Awaitable[None]]] = []
+
+    @cached_property
+    def tenants(self) -> SqlTenants:
+        """Customers."""
+        return SqlTenants(self._session)
+
+    @cached_property
+    def users(self) -> SqlUsers:
+        """People."""
+        return SqlUsers(self._session)
+
+    @cached_property
+    def memberships(self) -> SqlMemberships:
+        """Seats."""
+        return SqlMemberships(self._session)
+
+    @cached_property
+    def plans(self) -> SqlPlans:
+        """Plan versions."""
+        return SqlPlans(self._session)
+
+    @cached_property
+    def subscriptions(self) -> SqlSubscriptions:
+        """Who is on which plan."""
+        return SqlSubscriptions(self._session)
+
+    @cached_property
+    def api_keys(self) -> SqlApiKeys:
+        """API keys."""
+        return SqlApiKeys(self._session)
+
+    @cached_property
+    def sessions(self) -> SqlSessions:
+        """Logins."""
+        return SqlSessions(self._session)
+
+    @cached_property
+    def signing_keys(self) -> SqlSigningKeys:
+        """Token signing keys."""
+        return SqlSigningKeys(self._session)
+
+    def after_commit(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Run ``action`` once the transaction is durable."""
+        self._after_commit.append(action)
+
+    async def run_after_commit(self) -> None:
+        """Run what was asked for, in order."""
+        for action in self._after_commit:
+            await action()
+
+
+class Database:
+    """The engine, and units of work on it."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self._writing = for_writing(engine)
+
+    @asynccontextmanager
+    async def unit_of_work(self, *, read_only: bool = False) -> AsyncIterator[SqlUnitOfWork]:
+        """Open a unit; commit when the block ends well.
+
+        Raises:
+            StoreUnavailable: the store does not answer within its bound.
+        """
+        with translated_errors():
+            engine = self.engine if read_only else self._writing
+            async with AsyncSession(engine, expire_on_commit=False) as session:
+                unit = SqlUnitOfWork(session)
+                async with session.begin():
+                    yield unit
+        await unit.run_after_commit()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[AsyncSession]:
+        """Open a short session for one read."""
+        async with AsyncSession(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    async def check(self) -> tuple[ResourceHealth, ...]:
+        """Ask the database itself."""
+        name = "database"
+        try:
+            async with self.engine.connect() as connection:
+                await connection.execute(text("SELECT 1"))
+        except (SQLAlchemyError, StoreUnavailable, OSError, TimeoutError):
+            return (ResourceHealth(name=name, status=HealthStatus.DOWN, detail="does not answer"),)
+        return (ResourceHealth(name=name, status=HealthStatus.OK),)
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()

@@ -1,0 +1,224 @@
+"""Admission shared by many processes: one script decides, spends and reads the cache in one round trip."""
+
+from dataclasses import replace
+
+from redis.asyncio import Redis
+
+from backend.adapters.quota_rebuild import Books, QuotaRebuild
+from backend.adapters.redis import keys, wire
+from backend.adapters.redis.scripts import Reply, Script, ScriptRunner
+from backend.domain.admission import (
+    AdmissionDecision,
+    AdmissionRequest,
+    Lease,
+    Settlement,
+    Standing,
+    Verdict,
+)
+from backend.domain.api_keys import Environment
+from backend.domain.clock import Clock, SystemClock
+from backend.domain.errors import EnforcementUnavailable
+from backend.domain.health import HealthStatus, ResourceHealth
+from backend.domain.ids import TenantId, new_id
+from backend.domain.limits import (
+    QuotaRule,
+    RateRule,
+    decide_rates,
+    period_end_s,
+    period_of,
+    rate_states,
+    whole_seconds,
+)
+from backend.services.ports import QuotaHistory
+
+VERDICTS = {verdict.encode(): verdict for verdict in Verdict}
+
+MISSING = b"missing"
+OTHER_PERIOD = b"other-period"
+
+MOST_TURNS = 5
+"""How often one request may be asked again. One turn is the rule; a month's first request takes two. More are only
+needed while somebody flushes the server again and again, or sets its clock."""
+
+REFUSED_BY_SLOT = (Verdict.REPLAY, Verdict.IDEMPOTENCY_REUSED, Verdict.IDEMPOTENCY_IN_PROGRESS)
+
+
+class RedisAdmission:
+    """Implements ``Admission`` and ``HealthProbe``.
+
+    When counters were lost (a flush, a failover that had not replicated), they begin again with what the ledger
+    holds, before anything is admitted. What remains: a request that was admitted before the loss and recorded after
+    the ledger was read is in the ledger, but not in the new counter. So a cap may be passed by the rows that were
+    in flight at that moment, once; billing is not touched, and reconciliation finds the difference.
+
+    A call that times out may have been executed: its rate is spent, its quota and slot come back when the lease
+    expires.
+
+    Args:
+        client: see ``connect``. It stays the caller's, who closes it.
+        history: the ledger's sum, asked once per lost counter.
+        cache_ttl_s: how long a cached row is served.
+        lease_ttl_s: after this a request that never came back gives its quota and its idempotency slot back.
+        idempotency_ttl_s: how long an answer can be replayed.
+        timeout_s: bound on each call.
+        row_limit_bytes: longer rows are not cached.
+        epoch_ttl_s: how long an epoch is kept. An unknown one makes a credential stale, which is safe, but a request
+            that read the store before a revocation must not outlive its announcement: keep this well above the key
+            cache's lifetime.
+        clock: in place of the server's clock. For tests; processes that share a server must share one clock.
+    """
+
+    def __init__(
+        self,
+        client: Redis,
+        history: QuotaHistory,
+        *,
+        cache_ttl_s: float,
+        lease_ttl_s: float = 60.0,
+        idempotency_ttl_s: float = 86_400.0,
+        timeout_s: float = 0.1,
+        row_limit_bytes: int = 64 * 1024,
+        epoch_ttl_s: int = 86_400,
+        clock: Clock | None = None,
+    ) -> None:
+        self._redis = ScriptRunner(client, timeout_s)
+        self._rebuild = QuotaRebuild(history)
+        self._cache_ttl_s = cache_ttl_s
+        self._lease_ttl_s = lease_ttl_s
+        self._idempotency_ttl_s = idempotency_ttl_s
+        self._row_limit_bytes = row_limit_bytes
+        self._epoch_ttl_s = epoch_ttl_s
+        self._given_clock = clock
+        self._local_clock = clock or SystemClock()
+        self._admit = Script("admit")
+        self._settle = Script("settle")
+        self._begin = Script("begin")
+        self._announce = Script("announce")
+
+    async def admit(self, tenant_id: TenantId, request: AdmissionRequest) -> AdmissionDecision:
+        """Decide one request: epochs, idempotency, limits, quota; read the cache on the way."""
+        period = self._period()
+        for _ in range(MOST_TURNS):
+            call = wire.admit_call(
+                tenant_id,
+                request,
+                period=period,
+                now_s=self._now_s(),
+                epoch_ttl_s=self._epoch_ttl_s,
+                lease_ttl_s=self._lease_ttl_s,
+            )
+            reply = await self._redis.run(self._admit, call.keys, call.args)
+            verdict = VERDICTS.get(reply[0]) if isinstance(reply[0], bytes) else None
+            if verdict is not None:
+                return _decision(tenant_id, request, period, verdict, reply)
+            if reply[0] == OTHER_PERIOD:
+                period = period_of(wire.read_numbers(reply)[0])
+                continue
+            books = Books(tenant_id, request.environment, period)
+            request = replace(request, quotas=await self._begin_missing(books, request.quotas, reply))
+        raise EnforcementUnavailable(retry_after_s=1)
+
+    async def settle(self, tenant_id: TenantId, settlement: Settlement) -> None:
+        """Turn a lease into use, fill the cache and keep the answer."""
+        call = wire.settle_call(
+            tenant_id,
+            settlement,
+            now_s=self._now_s(),
+            answer_ttl_s=self._idempotency_ttl_s,
+            row_ttl_s=self._cache_ttl_s,
+            row_limit=self._row_limit_bytes,
+        )
+        if call.keys:
+            await self._redis.run(self._settle, call.keys, call.args)
+
+    async def release(self, tenant_id: TenantId, lease: Lease) -> None:
+        """Give a lease back unused."""
+        call = wire.release_call(tenant_id, lease, now_s=self._now_s())
+        if call.keys:
+            await self._redis.run(self._settle, call.keys, call.args)
+
+    async def announce(self, tenant_id: TenantId, credential_id: str | None, version: int) -> None:
+        """Make every cached copy of the credential (``None``: of the whole tenant) older than ``version`` stale."""
+        epoch = (
+            keys.tenant_epoch(tenant_id) if credential_id is None else keys.credential_epoch(tenant_id, credential_id)
+        )
+        await self._redis.run(self._announce, [epoch], [version, self._epoch_ttl_s])
+
+    async def standing(
+        self,
+        tenant_id: TenantId,
+        environment: Environment,
+        rates: tuple[RateRule, ...],
+        quotas: tuple[QuotaRule, ...],
+    ) -> Standing:
+        """Return what is left of the limits, spending nothing."""
+        period = self._period()
+        for _ in range(MOST_TURNS):
+            call = wire.look_call(
+                tenant_id, environment, rates, quotas, period=period, now_s=self._now_s(), token=new_id("look")
+            )
+            reply = await self._redis.run(self._admit, call.keys, call.args)
+            if reply[0] == OTHER_PERIOD:
+                period = period_of(wire.read_numbers(reply)[0])
+            elif reply[0] == MISSING:
+                quotas = await self._begin_missing(Books(tenant_id, environment, period), quotas, reply)
+            else:
+                seen = wire.read_standing(reply, rates, quotas, period)
+                return Standing(rates=rate_states(rates, seen.levels, seen.now_s), quotas=seen.quotas)
+        raise EnforcementUnavailable(retry_after_s=1)
+
+    async def check(self) -> tuple[ResourceHealth, ...]:
+        """Ask the server for a PING, within the bound."""
+        status = HealthStatus.OK if await self._redis.answers() else HealthStatus.DOWN
+        return (ResourceHealth(name="redis", status=status),)
+
+    async def _begin_missing(self, books: Books, quotas: tuple[QuotaRule, ...], reply: Reply) -> tuple[QuotaRule, ...]:
+        """Begin the counters that the script did not find; return the rules that now can be counted."""
+        kept_s = period_end_s(books.period) - int(self._local_clock.now_s()) + wire.COUNTER_KEPT_S
+
+        async def begin(rule: QuotaRule, token: str, used: int) -> None:
+            counter = keys.quota_counter(books.tenant_id, rule, books.environment, books.period)
+            await self._redis.run(self._begin, [counter], [token, used, kept_s])
+
+        uncountable = await self._rebuild.run(books, wire.read_missing(reply, quotas), begin)
+        return tuple([rule for rule in quotas if rule not in uncountable])
+
+    def _period(self) -> str:
+        """Return the month by the local clock. The script checks it by its own, which decides."""
+        return period_of(self._local_clock.now_s())
+
+    def _now_s(self) -> float:
+        return wire.ASK_SERVER if self._given_clock is None else self._given_clock.now_s()
+
+
+def _decision(
+    tenant_id: TenantId, request: AdmissionRequest, period: str, verdict: Verdict, reply: Reply
+) -> AdmissionDecision:
+    if verdict is Verdict.STALE:
+        return AdmissionDecision(verdict=verdict)
+    seen = wire.read_standing(reply, request.rates, request.quotas, period)
+    standing = Standing(rates=rate_states(request.rates, seen.levels, seen.now_s), quotas=seen.quotas)
+    if verdict in REFUSED_BY_SLOT:
+        replay = wire.read_answer(reply) if verdict is Verdict.REPLAY else None
+        return AdmissionDecision(verdict=verdict, standing=standing, replay=replay)
+    if verdict is Verdict.RATE_LIMITED:
+        wait_s = decide_rates(request.rates, seen.levels, request.cost, seen.now_s).retry_after_s
+        return AdmissionDecision(verdict=verdict, standing=standing, retry_after_s=whole_seconds(wait_s))
+    if verdict is Verdict.QUOTA_EXCEEDED:
+        wait_s = period_end_s(period) - seen.now_s
+        return AdmissionDecision(verdict=verdict, standing=standing, retry_after_s=whole_seconds(wait_s))
+    return AdmissionDecision(
+        verdict=verdict,
+        standing=standing,
+        cached=wire.read_rows(reply),
+        lease=Lease(
+            id=request.lease_id,
+            tenant_id=tenant_id,
+            credential_id=request.credential_id,
+            environment=request.environment,
+            period=period,
+            cost=request.cost,
+            quotas=request.quotas,
+            idempotency=request.idempotency,
+        ),
+    )

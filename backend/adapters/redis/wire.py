@@ -1,0 +1,220 @@
+"""What the admission scripts are sent and what they answer, in the forms that ``admit.lua`` and ``settle.lua`` name."""
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from backend.adapters.redis import keys
+from backend.adapters.redis.scripts import Reply, Value
+from backend.domain.admission import AdmissionRequest, Lease, Settlement, StoredAnswer
+from backend.domain.api_keys import Environment
+from backend.domain.ids import TenantId
+from backend.domain.limits import QuotaRule, QuotaState, RateLevel, RateRule, period_end_s, period_start_s
+
+ASK_SERVER = -1.0
+"""In place of an instant: the server's own clock decides."""
+
+UNCAPPED = -1.0
+
+COUNTER_KEPT_S = 45 * 86_400
+"""How long counters and leases outlive their period, so that it can be reconciled when it is closed."""
+
+_FEW = [struct.Struct(f">{count}d") for count in range(32)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """The keys and arguments of one script call."""
+
+    keys: list[str | bytes]
+    args: list[Value]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """The limits as a script saw them."""
+
+    now_s: float
+    levels: tuple[RateLevel, ...]
+    quotas: tuple[QuotaState, ...]
+
+
+def admit_call(
+    tenant_id: TenantId, request: AdmissionRequest, *, period: str, now_s: float, epoch_ttl_s: int, lease_ttl_s: float
+) -> Call:
+    """Return the call that decides a request."""
+    numbers = [
+        now_s,
+        period_start_s(period),
+        period_end_s(period),
+        1.0,
+        request.epochs.tenant,
+        request.epochs.credential,
+        request.epochs.fresh,
+        epoch_ttl_s,
+        request.cost,
+        lease_ttl_s,
+        COUNTER_KEPT_S,
+        *_rules(request.rates, request.quotas),
+    ]
+    touched: list[str | bytes] = [
+        keys.tenant_epoch(tenant_id),
+        keys.credential_epoch(tenant_id, request.credential_id),
+        *_limit_keys(tenant_id, request.environment, period, request.rates, request.quotas),
+    ]
+    claim = request.idempotency
+    if claim is not None:
+        touched.append(keys.idempotency_slot(tenant_id, request.credential_id, claim.key))
+    if request.cache_keys:
+        prefix = keys.cached_row_prefix(tenant_id)
+        touched += [prefix + digest for digest in request.cache_keys]
+    return Call(keys=touched, args=[_pack(numbers), request.lease_id, b"" if claim is None else claim.fingerprint])
+
+
+def look_call(
+    tenant_id: TenantId,
+    environment: Environment,
+    rates: tuple[RateRule, ...],
+    quotas: tuple[QuotaRule, ...],
+    *,
+    period: str,
+    now_s: float,
+    token: str,
+) -> Call:
+    """Return the call that only looks at the limits. ``token`` is for counters that have not begun."""
+    numbers = [now_s, period_start_s(period), period_end_s(period), *[0.0] * 8, *_rules(rates, quotas)]
+    epochs = [keys.tenant_epoch(tenant_id)] * 2  # Not looked at, but they have their places.
+    limits = _limit_keys(tenant_id, environment, period, rates, quotas)
+    return Call(keys=[*epochs, *limits], args=[_pack(numbers), token, b""])
+
+
+def settle_call(
+    tenant_id: TenantId, settlement: Settlement, *, now_s: float, answer_ttl_s: float, row_ttl_s: float, row_limit: int
+) -> Call:
+    """Return the call that turns a lease into use; rows longer than ``row_limit`` bytes are not cached."""
+    prefix = keys.cached_row_prefix(tenant_id)
+    fill = [(prefix + digest, row) for digest, row in settlement.cache_fill if len(row) <= row_limit]
+    call = _end_call(tenant_id, settlement.lease, "settle", now_s=now_s, answer_ttl_s=answer_ttl_s, row_ttl_s=row_ttl_s)
+    answer = settlement.answer
+    if answer is None:
+        call.args.extend((b"", b"", b""))
+    else:
+        call.args.extend((answer.status, json.dumps(answer.headers), answer.body))
+    for key, row in fill:
+        call.keys.append(key)
+        call.args.append(row)
+    return call
+
+
+def release_call(tenant_id: TenantId, lease: Lease, *, now_s: float) -> Call:
+    """Return the call that gives a lease back."""
+    call = _end_call(tenant_id, lease, "release", now_s=now_s, answer_ttl_s=0.0, row_ttl_s=0.0)
+    call.args.extend((b"", b"", b""))
+    return call
+
+
+def read_standing(reply: Reply, rates: tuple[RateRule, ...], quotas: tuple[QuotaRule, ...], period: str) -> Seen:
+    """Take the standing of an answer apart."""
+    numbers = read_numbers(reply)
+    resets_at_s = period_end_s(period)
+    counts = 1 + 2 * len(rates)
+    return Seen(
+        now_s=numbers[0],
+        levels=tuple([RateLevel(numbers[i], numbers[i + 1]) for i in range(1, counts, 2)]),
+        quotas=tuple(
+            [
+                QuotaState(
+                    rule=rule,
+                    used=int(numbers[counts + 2 * i]),
+                    reserved=int(numbers[counts + 2 * i + 1]),
+                    resets_at_s=resets_at_s,
+                )
+                for i, rule in enumerate(quotas)
+            ]
+        ),
+    )
+
+
+def read_numbers(reply: Reply) -> tuple[float, ...]:
+    """Return the doubles in an answer's second place."""
+    packed = _bytes(reply[1])
+    return _struct(len(packed) // 8).unpack(packed)
+
+
+def read_missing(reply: Reply, quotas: tuple[QuotaRule, ...]) -> dict[QuotaRule, str]:
+    """Return the rules whose counters have not begun, each with its token."""
+    pairs = zip(reply[1::2], reply[2::2], strict=True)
+    return {quotas[int(place or 0) - 1]: _bytes(token).decode() for place, token in pairs}
+
+
+def read_answer(reply: Reply) -> StoredAnswer:
+    """Return the stored answer of a replay."""
+    status, headers, body = (_bytes(part) for part in reply[2:5])
+    pairs = tuple([(str(name), str(value)) for name, value in json.loads(headers)])
+    return StoredAnswer(status=int(status), body=body, headers=pairs)
+
+
+def read_rows(reply: Reply) -> tuple[bytes | None, ...]:
+    """Return the cached rows of an admitted request."""
+    return tuple([None if row is None else _bytes(row) for row in reply[2:]])
+
+
+def _end_call(
+    tenant_id: TenantId, lease: Lease, how: str, *, now_s: float, answer_ttl_s: float, row_ttl_s: float
+) -> Call:
+    touched: list[str | bytes] = [*_limit_keys(tenant_id, lease.environment, lease.period, (), lease.quotas)]
+    claim = lease.idempotency
+    if claim is not None:
+        touched.append(keys.idempotency_slot(tenant_id, lease.credential_id, claim.key))
+    return Call(
+        keys=touched,
+        args=[
+            repr(now_s),
+            how,
+            lease.cost,
+            lease.id,
+            len(lease.quotas),
+            int(claim is not None),
+            repr(answer_ttl_s),
+            max(1, round(row_ttl_s * 1000)),
+        ],
+    )
+
+
+def _limit_keys(
+    tenant_id: TenantId,
+    environment: Environment,
+    period: str,
+    rates: tuple[RateRule, ...],
+    quotas: tuple[QuotaRule, ...],
+) -> list[str]:
+    touched = [keys.rate_level(tenant_id, rule) for rule in rates]
+    for rule in quotas:
+        counter = keys.quota_counter(tenant_id, rule, environment, period)
+        touched += (counter, keys.quota_leases(counter))
+    return touched
+
+
+def _rules(rates: tuple[RateRule, ...], quotas: tuple[QuotaRule, ...]) -> list[float]:
+    numbers: list[float] = [len(rates), len(quotas)]
+    for rate in rates:
+        numbers += (rate.per_window, rate.window_s)
+    for quota in quotas:
+        cap = quota.limit
+        numbers.append(cap if cap is not None and quota.must_hold else UNCAPPED)
+    return numbers
+
+
+def _pack(numbers: Sequence[float]) -> bytes:
+    return _struct(len(numbers)).pack(*numbers)
+
+
+def _struct(count: int) -> struct.Struct:
+    return _FEW[count] if count < len(_FEW) else struct.Struct(f">{count}d")
+
+
+def _bytes(value: bytes | int | None) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError("a script answered in another form than it should")
+    return value

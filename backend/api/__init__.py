@@ -1,0 +1,1 @@
+"""Floor 4: HTTP. The only place that knows FastAPI."""

@@ -1,0 +1,189 @@
+"""Pure ASGI middleware: what every message passes, before and after routing.
+
+``RequestContext`` gives each request its id, answers what nobody caught, adds the security headers and writes the
+access line. ``BodyGuard`` bounds a body in length and in time, and refuses credentials in the URL.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from urllib.parse import parse_qsl
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from backend.api.errors import problem_response
+from backend.domain.errors import ForecourtError, KeyInUrl, PayloadTooLarge, RequestTimeout, UnsupportedEncoding
+from backend.domain.ids import new_id
+
+access_log = logging.getLogger("forecourt.access")
+error_log = logging.getLogger("forecourt.errors")
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
+_SECURITY_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+_HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+_CREDENTIAL_NAMES = frozenset({"api_key", "apikey", "api-key", "x-api-key", "key", "access_token", "token", "secret"})
+_WRITTEN_KEY = re.compile(r"fc_(?:live|test)_")
+
+Network = IPv4Network | IPv6Network
+
+
+class RequestContext:
+    """The outermost layer."""
+
+    def __init__(self, app: ASGIApp, *, trusted_proxies: Sequence[Network] = ()) -> None:
+        self._app = app
+        self._trusted = tuple(trusted_proxies)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one message."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_s = time.perf_counter()
+        request_id = _accepted_id(scope) or new_id("req")
+        scope["request_id"] = request_id
+        scope["client_address"] = client_address(scope, self._trusted)
+        extra = [(b"x-request-id", request_id.encode()), *_SECURITY_HEADERS]
+        if scope["scheme"] == "https":
+            extra.append(_HSTS)
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *extra]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception:  # noqa: BLE001  # the last place before the server: whatever it is, the caller gets an answer
+            error_log.exception("unhandled error", extra={"request_id": request_id})
+            if status == 0:
+                answer = problem_response(ForecourtError("Something went wrong on our side."), request_id)
+                await answer(scope, receive, send_with_headers)
+        finally:
+            _log_access(scope, status, request_id, started_s)
+
+
+class BodyGuard:
+    """Refuses long, slow and compressed bodies, and credentials in the URL, as cheaply as can be."""
+
+    def __init__(self, app: ASGIApp, *, limit_bytes: int, timeout_s: float) -> None:
+        self._app = app
+        self._limit_bytes = limit_bytes
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one message."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await problem_response(refusal, scope["request_id"])(scope, receive, send)
+            return
+        await self._app(scope, self._bounded(receive), send)
+
+    def _refusal(self, scope: Scope) -> ForecourtError | None:
+        if scope["query_string"] and _holds_credential(scope["query_string"]):
+            return KeyInUrl()
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit() and int(value) > self._limit_bytes:
+                return self._too_large()
+            if name == b"content-encoding" and value.lower() not in {b"", b"identity"}:
+                return UnsupportedEncoding()
+        return None
+
+    def _too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(f"The body may have at most {self._limit_bytes} bytes.")
+
+    def _bounded(self, receive: Receive) -> Receive:
+        received_bytes = 0
+        deadline_s: float | None = None
+        complete = False
+
+        async def bounded_receive() -> Message:
+            nonlocal received_bytes, deadline_s, complete
+            if complete:
+                # The body is here: what comes now is only the end of the connection, whenever that is.
+                return await receive()
+            now_s = time.monotonic()
+            deadline_s = deadline_s or now_s + self._timeout_s
+            try:
+                async with asyncio.timeout(deadline_s - now_s):
+                    message = await receive()
+            except TimeoutError:
+                raise RequestTimeout from None
+            received_bytes += len(message.get("body", b""))
+            if received_bytes > self._limit_bytes:
+                raise self._too_large()
+            complete = not message.get("more_body", False)
+            return message
+
+        return bounded_receive
+
+
+def _accepted_id(scope: Scope) -> str | None:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            return value.decode() if _REQUEST_ID.fullmatch(value) else None
+    return None
+
+
+def _holds_credential(query: bytes) -> bool:
+    pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=None)
+    return any(name.lower() in _CREDENTIAL_NAMES or _WRITTEN_KEY.search(value) for name, value in pairs)
+
+
+def client_address(scope: Scope, trusted: Sequence[Network]) -> str | None:
+    """Return the caller's address: the peer's, or behind trusted proxies the right-most hop that is not one of them.
+
+    What stands further left in X-Forwarded-For was written by the caller and proves nothing.
+    """
+    peer = scope["client"][0] if scope.get("client") else None
+    if not trusted or peer is None or not _is_trusted(peer, trusted):
+        return peer
+    header = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for").decode("latin-1")
+    hops = [hop.strip() for hop in header.split(",") if hop.strip()]
+    for hop in reversed(hops):
+        if not _is_trusted(hop, trusted):
+            return hop if _address(hop) else peer
+        peer = hop
+    return peer
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _is_trusted(text: str, trusted: Sequence[Network]) -> bool:
+    address = _address(text)
+    return address is not None and any(address in network for network in trusted)
+
+
+def _log_access(scope: Scope, status: int, request_id: str, started_s: float) -> None:
+    if not access_log.isEnabledFor(logging.INFO):
+        return
+    # The path only: a query string may hold what should not have been sent.
+    access_log.info(
+        "request",
+        extra={
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "duration_ms": round((time.perf_counter() - started_s) * 1000, 2),
+            "request_id": request_id,
+            "client": scope.get("client_address"),
+        },
+    )

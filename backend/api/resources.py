@@ -1,0 +1,52 @@
+"""What one running application holds. The lifespan opens it; the providers in ``deps`` hand it out."""
+
+from dataclasses import dataclass
+
+from backend.domain.clock import Clock
+from backend.services.ports import (
+    Admission,
+    CursorCodec,
+    HealthProbe,
+    KeyDirectory,
+    KeyHasher,
+    Ledger,
+    LoginThrottle,
+    ModelCatalog,
+    OpaqueTokens,
+    PasswordHasher,
+    Store,
+    TokenIssuer,
+    UsageReader,
+)
+from backend.services.predictions import PredictionService
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpOptions:
+    """The few settings that routes need."""
+
+    password_grant: bool
+    public_url: str
+    issuer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """Every port, opened."""
+
+    settings: HttpOptions
+    clock: Clock
+    store: Store
+    admission: Admission
+    ledger: Ledger
+    usage_reader: UsageReader
+    catalog: ModelCatalog
+    key_directory: KeyDirectory
+    password_hasher: PasswordHasher
+    key_hasher: KeyHasher
+    token_issuer: TokenIssuer
+    opaque_tokens: OpaqueTokens
+    cursor_codec: CursorCodec
+    login_throttle: LoginThrottle
+    health_probes: tuple[HealthProbe, ...]
+    predictions: PredictionService

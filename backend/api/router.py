@@ -1,0 +1,32 @@
+"""Every route, in the order of the documentation. Those in ``PUBLIC`` ask for no credential."""
+
+from fastapi import APIRouter
+
+from backend.api.routes import api_keys, auth, docs, health, models, people, predictions, usage
+
+PUBLIC = frozenset(
+    {
+        "/livez",
+        "/readyz",
+        "/docs",
+        "/docs/start.js",
+        "/docs/static/{name}",
+        "/openapi.json",
+        "/.well-known/jwks.json",
+        "/.well-known/oauth-authorization-server",
+        "/v1/auth/token",
+    }
+)
+
+
+def build_router() -> APIRouter:
+    """Return all routes."""
+    root = APIRouter()
+    v1 = APIRouter(prefix="/v1")
+    for each in (predictions, models, usage, api_keys, auth, people):
+        v1.include_router(each.router)
+    root.include_router(v1)
+    root.include_router(auth.discovery)
+    root.include_router(health.router)
+    root.include_router(docs.router)
+    return root

@@ -1,0 +1,1 @@
+"""The routes: each translates, calls one service, and translates back."""

@@ -1,0 +1,190 @@
+"""``forecourt serve``, ``demo``, ``migrate`` and ``worker``."""
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.error import URLError
+
+import typer
+import uvicorn
+from uvicorn.supervisors import Multiprocess
+
+from backend.adapters.db.migrations import require_current, upgrade
+from backend.cli.console import explained, fail, opened, run
+from backend.composition import secret_of
+from backend.demo.setup import DEMO_FILE, one_at_a_time, prepare_environment, set_up
+from backend.logs import start_logging
+from backend.settings import Settings
+from backend.worker import login_cleanup, run_jobs
+
+HostOption = Annotated[str | None, typer.Option(help="Address to listen on. [FORECOURT_HOST]")]
+PortOption = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [FORECOURT_PORT]")]
+WorkersOption = Annotated[int | None, typer.Option(help="Server processes; more than one needs Redis.")]
+
+
+def serve(host: HostOption = None, port: PortOption = None, workers: WorkersOption = None) -> None:
+    """Serve the API on a migrated database."""
+    _export(host, port, workers)
+    with explained():
+        settings = Settings()
+        secret_of(settings)
+        require_current(settings.database_url)
+        _serve(settings, _listen(settings.host, settings.port), None)
+
+
+def demo(
+    host: HostOption = None,
+    port: PortOption = None,
+    workers: WorkersOption = None,
+    folder: Annotated[Path, typer.Option(help="Where the demo keeps its state.")] = Path("var"),
+    serving: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve once everything is set up.")] = True,
+) -> None:
+    """Set up two demo tenants and four models, then serve them."""
+    _export(host, port, workers)
+    folder = folder.resolve()
+    with explained():
+        listener = _listen(os.environ.get("FORECOURT_HOST", "127.0.0.1"), _port_from_environment()) if serving else None
+        base_url = _base_url(listener)
+        with one_at_a_time(folder):
+            prepare_environment(folder, base_url)
+            settings = Settings()
+            content = set_up(settings, folder, base_url, _say)
+        if listener is None:
+            _say(f"ready to serve; credentials are in {folder / DEMO_FILE}")
+            return
+        _say("starting the server")
+        _serve(settings, listener, lambda: _welcome(content, folder / DEMO_FILE))
+
+
+def migrate() -> None:
+    """Bring the database to the revision that this version needs."""
+    with explained():
+        before, after = upgrade(Settings().migration_url)
+    typer.echo(f"at revision {after} already" if before == after else f"migrated to revision {after}")
+
+
+def work() -> None:
+    """Run the periodic jobs until told to stop; any number of copies may run."""
+
+    async def jobs(settings: Settings) -> None:
+        listener = start_logging(style=settings.log_format, level=settings.log_level)
+        stopping = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        try:
+            async with opened(settings) as shared:
+                await run_jobs((login_cleanup(shared.database, shared.clock),), stopping)
+        finally:
+            listener.stop()
+
+    run(jobs)
+
+
+def _export(host: str | None, port: int | None, workers: int | None) -> None:
+    """Let the command's options win over the environment, for this process and those it starts."""
+    for name, value in (("HOST", host), ("PORT", port), ("WORKERS", workers)):
+        if value is not None:
+            os.environ[f"FORECOURT_{name}"] = str(value)
+
+
+def _port_from_environment() -> int:
+    text = os.environ.get("FORECOURT_PORT", "8000")
+    if not text.isdigit():
+        fail("FORECOURT_PORT: must be a number")
+    return int(text)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        # From here on nobody else can take the port while the models are being trained.
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        fail(f"cannot listen on {host}:{port}: {error.strerror}")
+    listener.set_inheritable(True)
+    return listener
+
+
+def _base_url(listener: socket.socket | None) -> str:
+    if listener is None:
+        return f"http://127.0.0.1:{_port_from_environment()}"
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{shown}:{port}"
+
+
+def _serve(settings: Settings, listener: socket.socket, on_ready: Callable[[], None] | None) -> None:
+    # Every process that is started from here reads these same settings again.
+    os.environ.setdefault("FORECOURT_PUBLIC_URL", settings.public_url)
+    config = uvicorn.Config(
+        "backend.main:app_from_environment",
+        factory=True,
+        workers=settings.workers,
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=False,
+        timeout_graceful_shutdown=int(settings.shutdown_grace_s),
+        timeout_keep_alive=75,
+    )
+    server = uvicorn.Server(config)
+    if on_ready is not None:
+        threading.Thread(target=_announce, args=(_base_url(listener), on_ready), daemon=True).start()
+    if settings.workers > 1:
+        Multiprocess(config, sockets=[listener]).run()
+        return
+    server.run(sockets=[listener])
+    if not server.started:
+        raise typer.Exit(3)
+
+
+def _announce(base_url: str, on_ready: Callable[[], None]) -> None:
+    """Wait until the server answers, then tell."""
+    deadline_s = time.monotonic() + 120
+    while time.monotonic() < deadline_s:
+        try:
+            with urllib.request.urlopen(f"{base_url}/livez", timeout=2):  # noqa: S310
+                on_ready()
+                return
+        except (URLError, OSError):
+            time.sleep(0.05)
+
+
+def _say(text: str) -> None:
+    typer.secho(f"forecourt: {text}", fg=typer.colors.CYAN)
+
+
+def _welcome(content: dict[str, Any], path: Path) -> None:
+    base_url = content["base_url"]
+    acme = content["tenants"][0]
+    key = acme["api_key"]
+    lines = (
+        "",
+        f"  Forecourt is ready at   {base_url}",
+        f"  Documentation           {base_url}/docs",
+        f"  Credentials             {path}",
+        "",
+        "  A prediction:",
+        f"  curl -s {base_url}/v1/predict -H 'Authorization: Bearer {key}' \\",
+        '    -H \'Content-Type: application/json\' -d \'{"model": "iris", "inputs": [[5.1, 3.5, 1.4, 0.2]]}\'',
+        "",
+        "  What it used:",
+        f"  curl -s '{base_url}/v1/usage/summary?bucket=day&group_by=model' -H 'Authorization: Bearer {key}'",
+        "",
+        "  Stop with Ctrl+C.",
+        "",
+    )
+    typer.echo("\n".join(lines))

@@ -1,0 +1,72 @@
+"""``forecourt tenants``: customers."""
+
+from typing import Annotated
+
+import typer
+
+from backend.cli.console import JsonOption, opened, run, show, tenant_service
+from backend.domain.tenants import Tenant, TenantStatus
+from backend.settings import Settings
+
+app = typer.Typer(help="Create, list, suspend and resume tenants.", no_args_is_help=True)
+
+COLUMNS = ("id", "slug", "name", "status", "created_at")
+Slug = Annotated[str, typer.Argument(help="The tenant's short name.")]
+
+
+def _row(tenant: Tenant) -> dict[str, object]:
+    return {
+        "id": tenant.id,
+        "slug": tenant.slug,
+        "name": tenant.name,
+        "status": tenant.status.value,
+        "created_at": tenant.created_at.isoformat(timespec="seconds"),
+    }
+
+
+@app.command("create")
+def create(
+    slug: Slug,
+    name: Annotated[str, typer.Option(help="Display name; the slug by default.")] = "",
+    plan: Annotated[str, typer.Option(help="Plan to start on.")] = "free",
+    as_json: JsonOption = False,
+) -> None:
+    """Create a tenant on a plan."""
+
+    async def work(settings: Settings) -> Tenant:
+        async with opened(settings) as shared, tenant_service(shared) as (tenants, _):
+            await tenants.seed_plans()
+            return await tenants.create(slug=slug, name=name or slug, plan=plan)
+
+    show([_row(run(work))], COLUMNS, as_json=as_json)
+
+
+@app.command("list")
+def list_tenants(as_json: JsonOption = False) -> None:
+    """List every tenant."""
+
+    async def work(settings: Settings) -> list[Tenant]:
+        async with opened(settings) as shared, tenant_service(shared, read_only=True) as (_, unit):
+            return await unit.tenants.list_all()
+
+    show([_row(tenant) for tenant in run(work)], COLUMNS, as_json=as_json)
+
+
+@app.command("suspend")
+def suspend(slug: Slug, as_json: JsonOption = False) -> None:
+    """Refuse a tenant's credentials from the next request on."""
+    _set_status(slug, TenantStatus.SUSPENDED, as_json=as_json)
+
+
+@app.command("resume")
+def resume(slug: Slug, as_json: JsonOption = False) -> None:
+    """Accept a suspended tenant's credentials again."""
+    _set_status(slug, TenantStatus.ACTIVE, as_json=as_json)
+
+
+def _set_status(slug: str, status: TenantStatus, *, as_json: bool) -> None:
+    async def work(settings: Settings) -> Tenant:
+        async with opened(settings) as shared, tenant_service(shared) as (tenants, _):
+            return await tenants.set_status(slug, status)
+
+    show([_row(run(work))], COLUMNS, as_json=as_json)

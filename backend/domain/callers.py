@@ -1,0 +1,101 @@
+"""Who calls, as routes and services see it after the credential has been verified."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from backend.domain.admission import Epochs
+from backend.domain.api_keys import Environment, KeyGrant
+from backend.domain.errors import InsufficientScope, ModelNotAllowed
+from backend.domain.ids import TenantId
+from backend.domain.limits import QuotaRule, RateRule
+from backend.domain.models import ModelInfo
+from backend.domain.plans import Plan
+from backend.domain.scopes import Role, Scope
+
+
+class ActorKind(StrEnum):
+    """What kind of credential was presented."""
+
+    USER = "user"
+    API_KEY = "api-key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """A verified caller inside one tenant. ``scopes`` are what it may do now, not what it once was granted."""
+
+    kind: ActorKind
+    credential_id: str
+    tenant_id: TenantId
+    scopes: frozenset[Scope]
+    role: Role | None = None
+    session_id: str | None = None
+    models: tuple[str, ...] | None = None
+
+    def require(self, scope: Scope) -> None:
+        """Refuse a caller without the scope.
+
+        Raises:
+            InsufficientScope: naming the scope.
+        """
+        if scope not in self.scopes:
+            raise InsufficientScope(f"This needs the scope {scope}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictCaller:
+    """A verified caller of predictions, with every limit that applies to it.
+
+    ``lookup_id`` is the key to read again when admission finds the grant stale; ``None`` for a user, whose grant was
+    read for this very request.
+    """
+
+    tenant_id: TenantId
+    credential_id: str
+    lookup_id: str | None
+    environment: Environment
+    scopes: frozenset[Scope]
+    models: tuple[str, ...] | None
+    plan: Plan
+    rates: tuple[RateRule, ...]
+    quotas: tuple[QuotaRule, ...]
+    epochs: Epochs
+    address: str | None = None
+
+    @classmethod
+    def from_key(cls, grant: KeyGrant, *, address: str | None = None, fresh: bool = False) -> "PredictCaller":
+        """Return the caller behind a verified key; ``fresh`` when the grant was read just now."""
+        key = grant.key
+        return cls(
+            tenant_id=key.tenant_id,
+            credential_id=key.id,
+            lookup_id=key.lookup_id,
+            environment=key.environment,
+            scopes=key.scopes,
+            models=key.models,
+            plan=grant.plan,
+            rates=grant.rates,
+            quotas=grant.quotas,
+            epochs=Epochs(tenant=grant.tenant_version, credential=key.version, fresh=fresh),
+            address=address,
+        )
+
+    def require_scope(self) -> None:
+        """Refuse a caller who may not predict.
+
+        Raises:
+            InsufficientScope: the ``predict`` scope is missing.
+        """
+        if Scope.PREDICT not in self.scopes:
+            raise InsufficientScope("This needs the scope predict.")
+
+    def require_model(self, model: ModelInfo, reference: str) -> None:
+        """Refuse a model that is not on the caller's allow-list, which holds names, versions or aliases.
+
+        Raises:
+            ModelNotAllowed: neither its name, nor the version, nor the reference as sent is on the list.
+        """
+        if self.models is None:
+            return
+        if not {model.name, f"{model.name}@{model.version}", reference} & set(self.models):
+            raise ModelNotAllowed

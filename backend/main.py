@@ -1,0 +1,77 @@
+"""Floor 5: puts the application together. Nothing is opened before the lifespan begins."""
+
+import atexit
+import gc
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+
+from backend import __version__
+from backend.api.errors import install_error_handlers
+from backend.api.middleware import BodyGuard, RequestContext
+from backend.api.openapi import build_openapi
+from backend.api.router import build_router
+from backend.composition import open_resources
+from backend.domain.clock import Clock
+from backend.logs import start_logging
+from backend.model_service.schema import input_schema, prediction_schema
+from backend.settings import Settings
+
+
+def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
+    """Return the application for some settings. Two of them may run in one process."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.resources = await open_resources(settings, stack, clock=clock)
+            # What is loaded stays: the collector need not walk it again and again.
+            gc.collect()
+            gc.freeze()
+            yield
+
+    app = FastAPI(
+        title="Forecourt",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json",
+        separate_input_output_schemas=False,
+    )
+    app.include_router(build_router())
+    install_error_handlers(app)
+    # The last one added is the outermost.
+    app.add_middleware(BodyGuard, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+    app.add_middleware(RequestContext, trusted_proxies=settings.trusted_proxies)
+    app.openapi = _openapi_of(app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """Describe the models that are loaded; before the lifespan there are none."""
+
+    def openapi() -> dict[str, Any]:
+        opened = hasattr(app.state, "resources")
+        summaries = app.state.resources.catalog.list() if opened else ()
+        defaults = tuple(
+            info for summary in summaries for info in summary.versions if info.version == summary.default_version
+        )
+        versions = tuple((info.name, info.digest) for info in defaults)
+        if app.state.__dict__.get("openapi_versions") != versions or not app.openapi_schema:
+            app.openapi_schema = build_openapi(app, defaults, input_schema, prediction_schema)
+            app.state.openapi_versions = versions
+        return app.openapi_schema
+
+    return openapi
+
+
+def app_from_environment() -> FastAPI:
+    """Return the application for the environment's settings; each server process calls this once."""
+    settings = Settings()
+    listener = start_logging(style=settings.log_format, level=settings.log_level)
+    # Lines are written by a thread: let it finish before the process ends.
+    atexit.register(listener.stop)
+    return create_app(settings)

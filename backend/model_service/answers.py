@@ -1,0 +1,37 @@
+"""Columns of answers as one JSON object per row, ready to be sent and cached."""
+
+from collections.abc import Sequence
+
+import orjson
+
+from backend.model_service.errors import WrongAnswer
+from backend.model_service.runners import Columns, Label, label_name
+
+
+class AnswerWriter:
+    """Writes the answers of one model; ``classes`` are a classifier's, in the order of its probabilities."""
+
+    def __init__(self, classes: Sequence[Label]) -> None:
+        self._names = tuple(label_name(label) for label in classes)
+
+    def write(self, columns: Columns, count: int) -> list[bytes]:
+        """Return one JSON object per row.
+
+        Raises:
+            WrongAnswer: there are not ``count`` answers.
+        """
+        answers = self._write(columns)
+        if len(answers) != count:
+            raise WrongAnswer("The runner did not give one answer per row.")
+        return answers
+
+    def _write(self, columns: Columns) -> list[bytes]:
+        if columns.values is not None:
+            return [orjson.dumps({"value": value}) for value in columns.values.tolist()]
+        labels = columns.labels or ()
+        if columns.probabilities is None:
+            return [orjson.dumps({"label": label}) for label in labels]
+        return [
+            orjson.dumps({"label": label, "probabilities": dict(zip(self._names, row, strict=True))})
+            for label, row in zip(labels, columns.probabilities.tolist(), strict=True)
+        ]

@@ -1,0 +1,27 @@
+"""What goes wrong between a file and a served model; callers over HTTP see the domain's errors instead.
+
+ModelServiceError
+├── ModelRefused         a version on disk is not loaded
+├── RegistrationError    a pipeline cannot become a version
+└── WrongAnswer          a runner returned what is not an answer
+"""
+
+
+class ModelServiceError(Exception):
+    """What the model service itself refuses."""
+
+
+class ModelRefused(ModelServiceError):
+    """A version is not loaded, and why. ``reason`` is safe to show: it holds no path and no content."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(reason)
+
+
+class RegistrationError(ModelServiceError):
+    """A pipeline cannot be registered; the sentence names the column, field or option to change."""
+
+
+class WrongAnswer(ModelServiceError):
+    """A runner returned what is not an answer: a wrong count, a wrong shape, NaN or infinity."""

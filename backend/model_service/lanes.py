@@ -1,0 +1,285 @@
+"""Lanes: batch when busy, never wait when idle.
+
+One worker thread per process. When it is free it takes one lane's rows, up to ``max_batch_rows``, and runs them; what
+arrives meanwhile is the next batch. There is no timer, so a lone caller waits for nothing and a crowd is batched by the
+time the model itself takes. Lanes take turns, and within a lane shares do.
+
+A call that runs longer than ``stuck_after_s`` cannot be stopped: its lane is refused until it returns, a fresh thread
+serves the other lanes, and health tells. Idle threads block; none ever polls.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from math import ceil
+from time import monotonic
+from typing import Final
+
+from backend.domain.errors import ConcurrencyExceeded, ForecourtError, ModelUnavailable, Overloaded
+from backend.model_service.batching import run_batch
+from backend.model_service.lane import Call, Execute, Lane, LaneKey, Outcome, Reply, Work
+from backend.model_service.manifest import Row
+
+logger = logging.getLogger(__name__)
+
+_RETRY_AFTER_S: Final = 1
+_LATEST_RUN_WEIGHT: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneLimits:
+    """Bounds of the queues, in rows and seconds.
+
+    ``max_share_rows`` is one share's waiting rows in one lane; ``max_waiting_rows`` is everybody's in all lanes.
+    ``quantum_rows`` is what a share gives in one turn. ``max_wait_s`` is the longest estimated wait that is still
+    accepted. ``drain_s`` is how long a shutdown waits for queued rows.
+    """
+
+    max_batch_rows: int = 256
+    quantum_rows: int = 32
+    max_share_rows: int = 4_000
+    max_waiting_rows: int = 40_000
+    max_wait_s: float = 30.0
+    stuck_after_s: float = 30.0
+    drain_s: float = 10.0
+
+
+class Lanes:
+    """The worker thread and its queues. Callers may be on several event loops."""
+
+    def __init__(self, limits: LaneLimits, *, prepare_thread: Callable[[], None] | None = None) -> None:
+        self._limits = limits
+        self._prepare_thread = prepare_thread
+        self._lock = threading.Lock()
+        self._work_ready = threading.Condition(self._lock)
+        self._watch = threading.Condition(self._lock)
+        self._lanes: dict[LaneKey, Lane] = {}
+        self._turns: deque[Lane] = deque()  # the lanes with queued rows, each once
+        self._waiting_rows = 0
+        self._worker: threading.Thread | None = None
+        self._watchdog: threading.Thread | None = None
+        self._watching = False
+        self._closing = False
+        self._stopped = False
+
+    def start(self) -> None:
+        """Start the threads; once."""
+        with self._lock:
+            if self._worker is not None or self._closing:
+                raise RuntimeError("the lanes were started before")
+            self._watchdog = threading.Thread(target=self._watch_runs, name="model-watchdog", daemon=True)
+            self._watchdog.start()
+            self._start_worker()
+
+    async def submit(
+        self, key: LaneKey, execute: Execute, rows: Sequence[Row], spellings: Sequence[bytes], *, share: str
+    ) -> list[bytes]:
+        """Queue rows and wait for their answers, in order.
+
+        Args:
+            key: the lane; calls with one key are computed together by the first one's ``execute``.
+            execute: computes rows; runs on the worker thread.
+            rows: at least one.
+            spellings: per row, equal for equal rows.
+            share: whose turn it uses.
+
+        Raises:
+            Overloaded: closed, stuck, full, or the wait would be too long.
+            ConcurrencyExceeded: the share's own rows fill its part.
+            ModelUnavailable: the model failed on these rows.
+        """
+        with self._lock:
+            call = self._admit(key, execute, len(rows), share)
+            self._waiting_rows += call.size
+            was_empty = not call.lane.queued
+            call.lane.add(call, rows, spellings)
+            if was_empty and call.lane.queued:
+                self._turns.append(call.lane)
+                self._work_ready.notify()
+        try:
+            return await call.future
+        except asyncio.CancelledError:
+            with self._lock:
+                if call.open:
+                    call.lane.close(call)
+                    self._waiting_rows -= call.size
+            raise
+
+    def stuck_models(self) -> frozenset[str]:
+        """Return the models of which a call has been running for too long."""
+        with self._lock:
+            return frozenset(lane.key.model for lane in self._lanes.values() if lane.stuck)
+
+    def is_serving(self) -> bool:
+        """Whether new rows are taken."""
+        with self._lock:
+            return not self._closing and self._worker is not None and self._worker.is_alive()
+
+    async def aclose(self) -> None:
+        """Refuse new rows, finish what is queued, stop the threads; within ``drain_s``. A second call does nothing."""
+        with self._lock:
+            if self._closing or self._worker is None:
+                self._closing = True
+                return
+            self._closing = True
+            self._work_ready.notify_all()
+        # A thread, because joining blocks and this loop must deliver the last answers.
+        await asyncio.to_thread(self._drain)
+
+    def _admit(self, key: LaneKey, execute: Execute, size: int, share: str) -> Call:
+        if self._closing or self._worker is None or not self._worker.is_alive():
+            raise Overloaded("The service is not taking predictions at the moment.", retry_after_s=_RETRY_AFTER_S)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(key, execute, self._limits.quantum_rows)
+        if lane.stuck:
+            raise Overloaded("This model is not answering at the moment.", retry_after_s=_RETRY_AFTER_S)
+        if lane.waiting_rows(share) + size > self._limits.max_share_rows:
+            raise ConcurrencyExceeded(retry_after_s=_RETRY_AFTER_S)
+        if self._waiting_rows + size > self._limits.max_waiting_rows:
+            raise Overloaded("Too many predictions are waiting.", retry_after_s=_RETRY_AFTER_S)
+        wait_s = sum(ceil(each.queued / self._limits.max_batch_rows) * each.run_s for each in self._turns)
+        if wait_s > self._limits.max_wait_s:
+            raise Overloaded("The wait would be too long.", retry_after_s=ceil(wait_s))
+        return Call(lane, share, size)
+
+    # -- the worker thread ---------------------------------------------------------------------------------------
+
+    def _start_worker(self) -> None:
+        # A daemon, so that a call that never returns does not keep the process alive.
+        self._worker = threading.Thread(target=self._work, name="model-worker", daemon=True)
+        self._worker.start()
+
+    def _work(self) -> None:
+        if self._prepare_thread is not None:
+            self._prepare_thread()
+        while (found := self._next_batch()) is not None:
+            lane, batch = found
+            outcomes = run_batch(lane, batch)
+            with self._lock:
+                replies = self._finish(lane, batch, outcomes)
+            _deliver(replies)
+
+    def _next_batch(self) -> tuple[Lane, list[Work]] | None:
+        """Wait for rows; None ends the thread: all is done, or another one took its place while it was stuck."""
+        with self._lock:
+            while self._worker is threading.current_thread():
+                while self._turns:
+                    lane = self._turns.popleft()
+                    batch = lane.take(self._limits.max_batch_rows)
+                    if lane.queued:
+                        self._turns.append(lane)
+                    if batch:
+                        self._begin(lane, batch)
+                        return lane, batch
+                if self._closing:
+                    return None
+                self._work_ready.wait()
+            return None
+
+    def _begin(self, lane: Lane, batch: list[Work]) -> None:
+        lane.running = batch
+        lane.running_since_s = monotonic()
+        if not self._watching:
+            self._watching = True
+            self._watch.notify()
+
+    def _finish(self, lane: Lane, batch: Sequence[Work], outcomes: Sequence[Outcome]) -> list[Reply]:
+        replies = lane.settle(batch, outcomes)
+        if lane.running_since_s is not None and not lane.stuck:
+            run_s = monotonic() - lane.running_since_s
+            lane.run_s += (run_s - lane.run_s) * (_LATEST_RUN_WEIGHT if lane.run_s else 1.0)
+        lane.running = []
+        lane.running_since_s = None
+        lane.stuck = False
+        if lane.queued and lane not in self._turns:
+            # Rows that were dropped and are wanted again.
+            self._turns.append(lane)
+        self._waiting_rows -= sum(reply.call.size for reply in replies)
+        return replies
+
+    # -- the watchdog thread -------------------------------------------------------------------------------------
+
+    def _watch_runs(self) -> None:
+        """Sleep until the oldest run would be stuck, or without end while nothing runs."""
+        while (replies := self._next_stuck()) is not None:
+            _deliver(replies)
+
+    def _next_stuck(self) -> list[Reply] | None:
+        with self._lock:
+            while not self._stopped:
+                running = [lane for lane in self._lanes.values() if lane.running_since_s is not None and not lane.stuck]
+                if not running:
+                    self._watching = False
+                    self._watch.wait()
+                    continue
+                oldest = min(running, key=lambda lane: lane.running_since_s or 0.0)
+                left_s = (oldest.running_since_s or 0.0) + self._limits.stuck_after_s - monotonic()
+                if left_s <= 0:
+                    return self._give_up(oldest)
+                # A run that begins meanwhile ends its time later than this one, so it need not wake anybody.
+                self._watch.wait(left_s)
+            return None
+
+    def _give_up(self, lane: Lane) -> list[Reply]:
+        logger.error("model %s: a call has been running for more than %s s", lane.key.model, self._limits.stuck_after_s)
+        lane.stuck = True
+        if lane in self._turns:
+            self._turns.remove(lane)
+        replies = lane.empty(
+            lambda: ModelUnavailable("The model did not answer in time.", retry_after_s=_RETRY_AFTER_S),
+            lambda: Overloaded("This model is not answering at the moment.", retry_after_s=_RETRY_AFTER_S),
+        )
+        self._waiting_rows -= sum(reply.call.size for reply in replies)
+        # The thread inside the call ends when it comes back and finds that it is not the worker any more.
+        self._start_worker()
+        return replies
+
+    # -- shutdown ------------------------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        ends_at_s = monotonic() + self._limits.drain_s
+        while (worker := self._worker) is not None:
+            worker.join(max(0.0, ends_at_s - monotonic()))
+            if worker is self._worker:  # else it got stuck, and another one took over
+                break
+        with self._lock:
+            self._stopped = True
+            self._worker = None
+            self._watch.notify_all()
+            replies = [reply for lane in self._lanes.values() for reply in lane.empty(_shutting_down, _shutting_down)]
+            self._turns.clear()
+            self._waiting_rows = 0
+        _deliver(replies)
+        if self._watchdog is not None:
+            self._watchdog.join()
+
+
+def _shutting_down() -> ForecourtError:
+    return Overloaded("The service is shutting down.", retry_after_s=_RETRY_AFTER_S)
+
+
+def _deliver(replies: Iterable[Reply]) -> None:
+    """Hand replies to their event loops, waking each loop once."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[Reply]] = {}
+    for reply in replies:
+        by_loop.setdefault(reply.call.loop, []).append(reply)
+    for loop, own in by_loop.items():
+        # A loop that was closed has nobody left who waits.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_resolve, own)
+
+
+def _resolve(replies: Sequence[Reply]) -> None:
+    for reply in replies:
+        future = reply.call.future
+        if future.done():
+            continue  # the caller left
+        if reply.error is None:
+            future.set_result(reply.call.answers)
+        else:
+            future.set_exception(reply.error)

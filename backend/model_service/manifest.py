@@ -1,0 +1,98 @@
+"""The manifest: all that is known of one version of a model, next to its artifact.
+
+::
+
+    {"name": "iris", "version": "2", "format": "skops", "artifact": "model.skops", "sha256": "…64 hex…",
+     "task": "classification", "container": "array", "labels": ["setosa", …] | null,
+     "inputs": [{"name": "sepal_length", "type": "float", "nullable": false, "categories": null,
+                 "example": 5.1}, …],
+     "runner": {"name": "scikit-learn", "reason": "…", "one_row_us": 260.1},
+     "metrics": {"accuracy": 0.97, …}, "created_at": "2026-01-02T03:04:05+00:00",
+     "library_versions": {"scikit-learn": "1.9.1", …}, "sample_rows": [[5.1, 3.5, 1.4, 0.2], …]}
+
+Reading one stands in :mod:`backend.model_service.manifest_reading`.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeAlias
+
+import orjson
+
+from backend.domain.models import Feature, ModelInfo, Task
+
+Scalar: TypeAlias = float | int | bool | str | None
+Row: TypeAlias = tuple[Scalar, ...]
+
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def is_version_name(text: str) -> bool:
+    """Whether a text may name a version or an alias: letters, digits, dot, dash, underscore, at most 64."""
+    return _VERSION.fullmatch(text) is not None
+
+
+class ArtifactFormat(StrEnum):
+    """How the artifact is written. ``skops`` holds no code; ``joblib`` is pickle and can run anything."""
+
+    SKOPS = "skops"
+    JOBLIB = "joblib"
+
+
+class Container(StrEnum):
+    """What the pipeline was fitted on, and so what it is given: a plain array or a data frame with names."""
+
+    ARRAY = "array"
+    FRAME = "frame"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerChoice:
+    """The runner that serves the version, why it was chosen, and what one row cost when it was measured."""
+
+    name: str
+    reason: str
+    one_row_us: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """One version of a model. ``sample_rows`` are rows of its inputs in order, for warm-up and examples."""
+
+    name: str
+    version: str
+    format: ArtifactFormat
+    artifact: str
+    sha256: str
+    task: Task
+    container: Container
+    inputs: tuple[Feature, ...]
+    labels: tuple[str, ...] | None
+    runner: RunnerChoice
+    metrics: dict[str, float]
+    created_at: datetime
+    library_versions: dict[str, str]
+    sample_rows: tuple[Row, ...]
+
+    def info(self) -> ModelInfo:
+        """Return what is told to the outside."""
+        return ModelInfo(
+            name=self.name,
+            version=self.version,
+            digest=self.sha256,
+            format=self.format.value,
+            task=self.task,
+            inputs=self.inputs,
+            labels=self.labels,
+            runner=self.runner.name,
+            runner_reason=self.runner.reason,
+            metrics=self.metrics,
+            created_at=self.created_at,
+            library_versions=self.library_versions,
+        )
+
+    def to_json(self) -> bytes:
+        """Return the file's bytes: indented, because operators read it."""
+        return orjson.dumps(self, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

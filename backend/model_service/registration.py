@@ -1,0 +1,276 @@
+"""Registration: from a fitted pipeline and a sample of its rows to a published, verified version."""
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import sha256
+from importlib.metadata import version as library_version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from sklearn.base import is_classifier, is_regressor
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+from backend.domain.errors import SchemaMismatch
+from backend.domain.models import Feature, OutputOptions, Task, is_model_name
+from backend.model_service.aliases import is_alias_name
+from backend.model_service.artifacts import ARTIFACT_NAMES, dump_artifact, load_artifact, untrusted_types
+from backend.model_service.batch import BatchBuilder
+from backend.model_service.encoding import RowEncoder
+from backend.model_service.errors import ModelRefused, RegistrationError
+from backend.model_service.evaluation import check_parity, held_out_metrics, measure_one_row_us
+from backend.model_service.manifest import ArtifactFormat, Container, Manifest, Row, RunnerChoice, is_version_name
+from backend.model_service.repository import ModelRepository
+from backend.model_service.runners import SCIKIT_LEARN, SklearnRunner, class_labels, label_name
+from backend.model_service.sample import Sample, as_container, read_sample
+
+_SAMPLE_ROWS_KEPT: Final = 5
+_LIBRARIES: Final = ("scikit-learn", "skops", "numpy", "pandas")
+_PICKLE_SUFFIXES: Final = frozenset({".joblib", ".pkl", ".pickle"})
+_REASON: Final = "The fitted pipeline itself: the reference for any other runner."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """A published version, and what was chosen and found on the way, a line each."""
+
+    manifest: Manifest
+    findings: tuple[str, ...]
+
+
+def load_pipeline_file(path: Path, *, allow_pickle: bool) -> Any:
+    """Load a fitted pipeline from a ``.skops``, ``.joblib`` or ``.pkl`` file.
+
+    Raises:
+        RegistrationError: it cannot be read, or is pickle and that is not allowed.
+    """
+    suffix = path.suffix.lower()
+    if suffix != ".skops" and suffix not in _PICKLE_SUFFIXES:
+        raise RegistrationError("The pipeline must be a .skops, .joblib or .pkl file.")
+    artifact_format = ArtifactFormat.SKOPS if suffix == ".skops" else ArtifactFormat.JOBLIB
+    try:
+        return load_artifact(path.read_bytes(), artifact_format, allow_pickle=allow_pickle)
+    except OSError as error:
+        raise RegistrationError(f"The pipeline file cannot be read ({type(error).__name__}).") from error
+    except ModelRefused as refused:
+        raise RegistrationError(refused.reason) from refused
+
+
+def register(
+    root: Path,
+    pipeline: Any,
+    *,
+    name: str,
+    sample: Path,
+    target: str | None = None,
+    version: str | None = None,
+    alias: str | None = None,
+    allow_pickle: bool = False,
+    metrics: Mapping[str, float] | None = None,
+) -> Registered:
+    """Verify a fitted pipeline and publish it as a new version.
+
+    Args:
+        root: the folder of models.
+        pipeline: a fitted scikit-learn estimator, or a path to one (see :func:`load_pipeline_file`).
+        name: the model's name.
+        sample: CSV with a header: rows as callers will send them, held out from training if ``target`` is given.
+        target: the sample's column with the truth; held-out metrics are computed from it.
+        version: by default the next number.
+        alias: pointed at the new version once it is published.
+        allow_pickle: read pickle files, and write joblib where skops cannot hold the pipeline.
+        metrics: further metrics to keep.
+
+    Raises:
+        RegistrationError: naming what has to change. Nothing was published.
+    """
+    repository = ModelRepository(root)
+    version = _check_names(repository, name, version, alias)
+    if isinstance(pipeline, Path):
+        pipeline = load_pipeline_file(pipeline, allow_pickle=allow_pickle)
+    try:
+        candidate = _examine(pipeline, sample, target, allow_pickle=allow_pickle)
+        manifest = _manifest(candidate, name, version, dict(metrics or {}))
+        repository.publish(manifest, candidate.artifact)
+        if alias is not None:
+            repository.set_alias(name, alias, version)
+    except ModelRefused as refused:
+        raise RegistrationError(refused.reason) from refused
+    except FileExistsError as error:
+        raise RegistrationError(str(error)) from error
+    return Registered(manifest=manifest, findings=_findings(manifest, candidate, alias))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Candidate:
+    """A pipeline that was written, read back, and found to answer as before."""
+
+    task: Task
+    container: Container
+    format: ArtifactFormat
+    artifact: bytes
+    sample: Sample
+    labels: tuple[str, ...] | None
+    metrics: dict[str, float]
+    one_row_us: float
+    notes: tuple[str, ...]
+
+
+def _check_names(repository: ModelRepository, name: str, version: str | None, alias: str | None) -> str:
+    if not is_model_name(name):
+        raise RegistrationError("The name must be lower-case letters, digits, '.', '-' and '_', at most 64.")
+    if alias is not None and not is_alias_name(alias):
+        raise RegistrationError("The alias must be letters, digits, '.', '-' and '_', at most 64, and not a number.")
+    present = repository.versions(name)
+    if version is None:
+        return str(max((int(each) for each in present if each.isdigit()), default=0) + 1)
+    if not is_version_name(version):
+        raise RegistrationError("The version must be letters, digits, '.', '-' and '_', at most 64.")
+    if version in present:
+        raise RegistrationError(f"{name} has a version {version} already.")
+    return version
+
+
+def _examine(pipeline: Any, sample_path: Path, target: str | None, *, allow_pickle: bool) -> _Candidate:
+    notes: list[str] = []
+    if hasattr(pipeline, "best_estimator_"):
+        notes.append("the best estimator of the search is served, without the search")
+        pipeline = pipeline.best_estimator_
+    task = _task(pipeline)
+    classes = class_labels(pipeline) if task is Task.CLASSIFICATION else ()
+    artifact_format, artifact = _write(pipeline, allow_pickle=allow_pickle)
+    served = load_artifact(artifact, artifact_format, allow_pickle=allow_pickle)
+    sample = read_sample(sample_path, pipeline, target=target, predicts=partial(_predicts, pipeline))
+    container = _container(pipeline, sample.frame)
+    runner = SklearnRunner(served, task, BatchBuilder(sample.inputs, container))
+    rows = _encode(sample)
+    answered = runner.predict(rows, OutputOptions())
+    check_parity(pipeline, as_container(sample.frame, container), answered)
+    metrics = {} if sample.target is None else held_out_metrics(task, sample.target, answered, classes)
+    return _Candidate(
+        task=task,
+        container=container,
+        format=artifact_format,
+        artifact=artifact,
+        sample=sample,
+        labels=tuple(label_name(label) for label in classes) or None,
+        metrics=metrics,
+        one_row_us=measure_one_row_us(runner, rows[0]),
+        notes=(*notes, *sample.notes),
+    )
+
+
+def _task(pipeline: Any) -> Task:
+    try:
+        check_is_fitted(pipeline)
+    except (TypeError, NotFittedError) as error:
+        raise RegistrationError("The pipeline must be a scikit-learn estimator that has been fitted.") from error
+    if is_classifier(pipeline):
+        return Task.CLASSIFICATION
+    if is_regressor(pipeline):
+        return Task.REGRESSION
+    raise RegistrationError("The pipeline is neither a classifier nor a regressor.")
+
+
+def _write(pipeline: Any, *, allow_pickle: bool) -> tuple[ArtifactFormat, bytes]:
+    """Write as skops, or as joblib where skops cannot and that is allowed."""
+    try:
+        data = dump_artifact(pipeline, ArtifactFormat.SKOPS)
+        foreign = ", ".join(untrusted_types(data))
+    except (TypeError, AttributeError, ValueError) as error:
+        foreign = str(error)
+    else:
+        if not foreign:
+            return ArtifactFormat.SKOPS, data
+    if not allow_pickle:
+        raise RegistrationError(
+            f"skops cannot hold the pipeline without trusting what it does not know ({foreign}). "
+            "Replace that step, or allow pickle models where you trust the file's whole history."
+        )
+    return ArtifactFormat.JOBLIB, dump_artifact(pipeline, ArtifactFormat.JOBLIB)
+
+
+def _container(pipeline: Any, frame: pd.DataFrame) -> Container:
+    """A frame for what was fitted on names; else an array, unless only a frame will do."""
+    if hasattr(pipeline, "feature_names_in_"):
+        return Container.FRAME
+    try:
+        pipeline.predict(as_container(frame.head(1), Container.ARRAY))
+    except Exception as error:
+        if _works(pipeline, frame.head(1), Container.FRAME):
+            return Container.FRAME
+        raise RegistrationError(f"The pipeline fails on the sample: {type(error).__name__}: {error}") from error
+    return Container.ARRAY
+
+
+def _predicts(pipeline: Any, frame: pd.DataFrame) -> bool:
+    if hasattr(pipeline, "feature_names_in_"):
+        return _works(pipeline, frame, Container.FRAME)
+    return _works(pipeline, frame, Container.ARRAY) or _works(pipeline, frame, Container.FRAME)
+
+
+def _works(pipeline: Any, frame: pd.DataFrame, container: Container) -> bool:
+    try:
+        answer = np.asarray(pipeline.predict(as_container(frame, container)))
+    except Exception:  # noqa: BLE001 - whatever a pipeline raises, the answer is no
+        return False
+    return answer.dtype.kind != "f" or bool(np.isfinite(answer).all())
+
+
+def _encode(sample: Sample) -> list[Row]:
+    """Take the sample's rows the way a caller's rows go."""
+    encoder = RowEncoder(sample.inputs, max_rows=len(sample.rows))
+    try:
+        return encoder.encode(sample.rows).rows
+    except SchemaMismatch as error:
+        _, _, row, *place = error.errors[0].pointer.split("/")
+        column = sample.inputs[int(place[0])].name if place else "?"
+        raise RegistrationError(
+            f"Row {int(row) + 1} of the sample, column {column!r}: {error.errors[0].detail}"
+        ) from error
+
+
+def _manifest(candidate: _Candidate, name: str, version: str, metrics: dict[str, float]) -> Manifest:
+    return Manifest(
+        name=name,
+        version=version,
+        format=candidate.format,
+        artifact=ARTIFACT_NAMES[candidate.format],
+        sha256=sha256(candidate.artifact).hexdigest(),
+        task=candidate.task,
+        container=candidate.container,
+        inputs=candidate.sample.inputs,
+        labels=candidate.labels,
+        runner=RunnerChoice(name=SCIKIT_LEARN, reason=_REASON, one_row_us=candidate.one_row_us),
+        metrics=metrics | candidate.metrics,
+        created_at=datetime.now(UTC),
+        library_versions={"python": platform.python_version(), **{name: library_version(name) for name in _LIBRARIES}},
+        sample_rows=candidate.sample.rows[:_SAMPLE_ROWS_KEPT],
+    )
+
+
+def _findings(manifest: Manifest, candidate: _Candidate, alias: str | None) -> tuple[str, ...]:
+    labels = f" into {', '.join(manifest.labels)}" if manifest.labels else ""
+    lines = [
+        f"{manifest.name}@{manifest.version}: {manifest.task}{labels}",
+        f"format {manifest.format}, {len(candidate.artifact)} bytes, SHA-256 {manifest.sha256[:12]}",
+        f"rows reach the pipeline as {'a data frame' if manifest.container is Container.FRAME else 'an array'}",
+        *(f"input {_describe(feature)}" for feature in manifest.inputs),
+        f"runner {manifest.runner.name}: {manifest.runner.one_row_us:g} µs for one row",
+        f"served answers equal the pipeline's on {len(candidate.sample.rows)} sample rows",
+        *(f"{metric} {value:.4g}" for metric, value in manifest.metrics.items()),
+        *candidate.notes,
+    ]
+    if alias is not None:
+        lines.append(f"alias {alias} points at version {manifest.version}")
+    return tuple(lines)
+
+
+def _describe(feature: Feature) -> str:
+    known = f", one of {len(feature.categories)} categories" if feature.categories is not None else ""
+    return f"{feature.name}: {feature.type}{known}{', may be null' if feature.nullable else ''}"

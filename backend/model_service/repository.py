@@ -1,0 +1,152 @@
+"""The folder of models.
+
+::
+
+    <root>/<name>/<version>/manifest.json    with the artifact that it names
+    <root>/<name>/aliases.json
+
+What is read is verified: names are plain, nothing leads out of its folder, and the digest is compared before
+any byte of an artifact is parsed. What is written appears whole or not at all.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from backend.domain.models import is_model_name
+from backend.model_service.aliases import Aliases, WeightedVersion, dump_aliases, parse_aliases
+from backend.model_service.errors import ModelRefused
+from backend.model_service.manifest import Manifest, is_version_name
+from backend.model_service.manifest_reading import MAX_MANIFEST_BYTES, parse_manifest
+
+_MANIFEST: Final = "manifest.json"
+_ALIASES: Final = "aliases.json"
+_MAX_ALIASES_BYTES: Final = 1024 * 1024
+_MAX_ARTIFACT_BYTES: Final = 4 * 1024**3
+
+
+def version_order(version: str) -> tuple[int, int, str]:
+    """Sort key of versions: by number where they are numbers (10 after 9), and after every text."""
+    return (1, int(version), version) if version.isascii() and version.isdigit() else (0, 0, version)
+
+
+class ModelRepository:
+    """Reads and writes a folder of models. Blocking: call it from a thread."""
+
+    def __init__(self, root: Path, *, max_artifact_bytes: int = _MAX_ARTIFACT_BYTES) -> None:
+        self._root = root
+        self._max_artifact_bytes = max_artifact_bytes
+
+    def names(self) -> tuple[str, ...]:
+        """Return the models there are, sorted; folders that cannot be a model's are passed over."""
+        return tuple(sorted(_folders(self._root, is_model_name)))
+
+    def versions(self, name: str) -> tuple[str, ...]:
+        """Return the versions of a model, newest first."""
+        return tuple(sorted(_folders(self._root / name, is_version_name), key=version_order, reverse=True))
+
+    def manifest(self, name: str, version: str) -> Manifest:
+        """Read and check a manifest.
+
+        Raises:
+            ModelRefused: it is missing, too large, damaged, or another version's.
+        """
+        manifest = parse_manifest(self._read(name, version, _MANIFEST, MAX_MANIFEST_BYTES, "manifest"))
+        if (manifest.name, manifest.version) != (name, version):
+            raise ModelRefused("The manifest names another model or version than its folder.")
+        return manifest
+
+    def artifact(self, manifest: Manifest) -> bytes:
+        """Read an artifact and compare its digest; the bytes returned are the bytes compared.
+
+        Raises:
+            ModelRefused: it is missing, too large, leads out of its folder, or is not what was registered.
+        """
+        data = self._read(manifest.name, manifest.version, manifest.artifact, self._max_artifact_bytes, "artifact")
+        if hashlib.sha256(data).hexdigest() != manifest.sha256:
+            raise ModelRefused("The artifact's SHA-256 is not the one in the manifest.")
+        return data
+
+    def aliases(self, name: str) -> Aliases:
+        """Read a model's aliases; a model without the file has none.
+
+        Raises:
+            ModelRefused: the file is damaged.
+        """
+        path = self._root / name / _ALIASES
+        try:
+            if path.stat().st_size > _MAX_ALIASES_BYTES:
+                raise ModelRefused(f"The aliases file is larger than {_MAX_ALIASES_BYTES} bytes.")
+            return parse_aliases(path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise ModelRefused("The aliases file cannot be read.") from error
+
+    def publish(self, manifest: Manifest, artifact: bytes) -> None:
+        """Write a new version: readers see all of it or none.
+
+        Raises:
+            FileExistsError: there is such a version. What was published is never overwritten.
+        """
+        folder = self._root / manifest.name
+        folder.mkdir(parents=True, exist_ok=True)
+        # A name with a leading dot is never a version, so a half-written one is invisible.
+        staging = Path(tempfile.mkdtemp(prefix=".incoming-", dir=folder))
+        try:
+            _write_durably(staging / manifest.artifact, artifact)
+            _write_durably(staging / _MANIFEST, manifest.to_json())
+            staging.chmod(0o755)
+            # Linux replaces an *empty* folder silently; a version's folder is never empty.
+            staging.rename(folder / manifest.version)
+        except OSError as error:
+            shutil.rmtree(staging, ignore_errors=True)
+            if (folder / manifest.version).exists():
+                raise FileExistsError(f"{manifest.name} has a version {manifest.version} already.") from error
+            raise
+
+    def set_alias(self, name: str, alias: str, version: str) -> None:
+        """Point an alias at a version, leaving the others as they are.
+
+        Raises:
+            ModelRefused: the file that is there is damaged.
+        """
+        aliases = self.aliases(name) | {alias: (WeightedVersion(version, 1),)}
+        path = self._root / name / _ALIASES
+        staging = path.with_name(f".{_ALIASES}-{os.getpid()}")
+        _write_durably(staging, dump_aliases(aliases))
+        staging.replace(path)
+
+    def _read(self, name: str, version: str, file_name: str, limit_bytes: int, what: str) -> bytes:
+        folder = self._root / name / version
+        try:
+            path = (folder / file_name).resolve(strict=True)
+            # Mounted volumes are made of links: one is followed as long as it stays below the version.
+            inside = path.is_relative_to(folder.resolve()) and path.is_relative_to(self._root.resolve())
+            if not inside or not path.is_file():
+                raise ModelRefused(f"The {what} is not a file in the version's own folder.")
+            if path.stat().st_size > limit_bytes:
+                raise ModelRefused(f"The {what} is larger than {limit_bytes} bytes.")
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise ModelRefused(f"The {what} is missing.") from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
+            raise ModelRefused(f"The {what} cannot be read.") from error
+
+
+def _folders(parent: Path, accepts: Callable[[str], bool]) -> list[str]:
+    try:
+        return [entry.name for entry in parent.iterdir() if accepts(entry.name) and entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,124 @@
+"""Runners: whatever turns a batch of rows into columns of answers.
+
+A runner is a runner wherever it runs: scikit-learn here, a folded or compiled copy of the same model, an
+engine across the network. All answer with the same columns, so that one piece of code checks them, spells
+them as JSON and compares one runner with another.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
+from sklearn.pipeline import Pipeline
+
+from backend.domain.models import OutputOptions, Task
+from backend.model_service.batch import BatchBuilder
+from backend.model_service.errors import ModelRefused, WrongAnswer
+from backend.model_service.manifest import Row
+
+Label: TypeAlias = str | int | bool | float
+
+SCIKIT_LEARN: Final = "scikit-learn"
+
+# Their predict is, by definition, the class of the highest predict_proba: one walk through the trees gives
+# both.
+_LABEL_IS_HIGHEST_PROBABILITY: Final = (RandomForestClassifier, ExtraTreesClassifier)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """What a model says of n rows.
+
+    A classifier fills ``labels`` (n) and, where asked, ``probabilities`` (n x classes, in the order of its
+    classes); a regressor fills ``values`` (n).
+    """
+
+    labels: Sequence[Label] | None = None
+    probabilities: NDArray[np.float64] | None = None
+    values: NDArray[np.float64] | None = None
+
+
+class Runner(Protocol):
+    """Predicts batches. Called from one thread at a time, except a replacement's after a call got stuck."""
+
+    def predict(self, rows: Sequence[Row], options: OutputOptions) -> Columns:
+        """Predict rows, at least one; blocking. What it raises fails the rows that caused it."""
+        ...
+
+
+class SklearnRunner:
+    """The reference: the fitted pipeline itself."""
+
+    def __init__(self, model: Any, task: Task, builder: BatchBuilder) -> None:
+        self._model = model
+        self._task = task
+        self._builder = builder
+        final = model.steps[-1][1] if isinstance(model, Pipeline) else model
+        self._one_call = isinstance(final, _LABEL_IS_HIGHEST_PROBABILITY)
+        self._has_probabilities = hasattr(model, "predict_proba")
+        self._classes = class_labels(model) if task is Task.CLASSIFICATION else ()
+
+    def predict(self, rows: Sequence[Row], options: OutputOptions) -> Columns:
+        """Predict rows with the pipeline."""
+        data = self._builder.build(rows)
+        if self._task is Task.REGRESSION:
+            return Columns(values=_numbers(self._model.predict(data), (len(rows),)))
+        if not (options.probabilities and self._has_probabilities):
+            return Columns(labels=_labels(self._model.predict(data), len(rows)))
+        probabilities = _numbers(self._model.predict_proba(data), (len(rows), len(self._classes)))
+        if self._one_call:
+            labels: Sequence[Label] = [self._classes[place] for place in probabilities.argmax(axis=1).tolist()]
+        else:
+            labels = _labels(self._model.predict(data), len(rows))
+        return Columns(labels=labels, probabilities=probabilities)
+
+
+def class_labels(model: Any) -> tuple[Label, ...]:
+    """Return a classifier's classes as plain values.
+
+    Raises:
+        ModelRefused: it has several outputs, or classes that JSON cannot hold.
+    """
+    classes = getattr(model, "classes_", None)
+    if not isinstance(classes, np.ndarray) or classes.ndim != 1:
+        raise ModelRefused("The model is a classifier of several outputs, or of none.")
+    labels = tuple(classes.tolist())
+    if not all(isinstance(label, str | int | float) for label in labels):
+        raise ModelRefused("The model's classes are not texts, numbers or booleans.")
+    return labels
+
+
+def label_name(label: Label) -> str:
+    """Return a label as the name of its probability: 3 is "3", true is "true"."""
+    return str(label).lower() if isinstance(label, bool) else str(label)
+
+
+def _labels(answer: Any, count: int) -> Sequence[Label]:
+    array = np.asarray(answer)
+    if array.shape != (count,):
+        raise WrongAnswer("The model did not give one label per row.")
+    labels: list[Label] = array.tolist()
+    return labels
+
+
+def _numbers(answer: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    array = np.asarray(answer, dtype=np.float64)
+    if array.shape != shape:
+        raise WrongAnswer("The model's answer has another shape than its rows.")
+    if not np.isfinite(array).all():
+        raise WrongAnswer("The model's answer is not finite.")
+    return array
+
+
+def make_runner(name: str, model: Any, task: Task, builder: BatchBuilder) -> Runner:
+    """Make the runner that a manifest names.
+
+    Raises:
+        ModelRefused: there is no such runner, or it cannot serve this model.
+    """
+    if name == SCIKIT_LEARN:
+        return SklearnRunner(model, task, builder)
+    raise ModelRefused("The manifest names a runner that this release does not have.")

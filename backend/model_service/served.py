@@ -1,0 +1,146 @@
+"""One loaded version of a model: its encoder, its runner, and its lanes."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Final
+
+from backend.domain.errors import ModelUnavailable, Overloaded, SchemaMismatch
+from backend.domain.models import ModelInfo, OutputOptions, Task
+from backend.model_service.answers import AnswerWriter
+from backend.model_service.artifacts import load_artifact
+from backend.model_service.batch import BatchBuilder
+from backend.model_service.encoding import RowEncoder, TypedRows
+from backend.model_service.errors import ModelRefused
+from backend.model_service.lane import Execute, LaneKey
+from backend.model_service.lanes import Lanes
+from backend.model_service.manifest import Manifest, Row
+from backend.model_service.repository import ModelRepository
+from backend.model_service.runners import Runner, class_labels, label_name, make_runner
+from backend.services.ports.models import EncodedRows
+
+logger = logging.getLogger(__name__)
+
+INLINE_BELOW_US: Final = 50.0
+"""Rows that are computed in less than a hop to the worker thread costs are computed on the event loop."""
+
+_WITHOUT_PROBABILITIES: Final = OutputOptions(probabilities=False)
+
+
+class LoadedModel:
+    """Serves one version. Stateless but for its lanes: any number of callers share it."""
+
+    def __init__(
+        self, manifest: Manifest, encoder: RowEncoder, runner: Runner, writer: AnswerWriter, lanes: Lanes
+    ) -> None:
+        self._manifest = manifest
+        self._info = manifest.info()
+        self._encoder = encoder
+        self._runner = runner
+        self._writer = writer
+        self._lanes = lanes
+        self._classifies = manifest.task is Task.CLASSIFICATION
+        self._by_options = {options: self._lane(options) for options in (OutputOptions(), _WITHOUT_PROBABILITIES)}
+
+    @property
+    def info(self) -> ModelInfo:
+        """What is told about it."""
+        return self._info
+
+    @property
+    def lane_name(self) -> str:
+        """How its lanes call it: name and version."""
+        return f"{self._info.name}@{self._info.version}"
+
+    def encode(self, inputs: Sequence[object]) -> TypedRows:
+        """Validate rows (lists in feature order, or objects by feature name).
+
+        Raises:
+            SchemaMismatch: with a pointer to each wrong place, up to a bounded number.
+        """
+        return self._encoder.encode(inputs)
+
+    async def run(
+        self, rows: EncodedRows, indices: Sequence[int], options: OutputOptions, *, share: str
+    ) -> list[bytes]:
+        """Predict rows; see :class:`backend.services.ports.models.ServedModel`.
+
+        Raises:
+            Overloaded: the queue is full or closed, or the model is stuck.
+            ConcurrencyExceeded: the share has too many rows waiting.
+            ModelUnavailable: the model failed on these rows.
+        """
+        if not isinstance(rows, TypedRows) or rows.encoder is not self._encoder:
+            raise ValueError("the rows were encoded for another model")
+        wanted = [rows.rows[index] for index in indices]
+        # A regressor has no probabilities, so asking for them must not split its batches.
+        key, execute = self._by_options[options if self._classifies else _WITHOUT_PROBABILITIES]
+        if len(wanted) * self._manifest.runner.one_row_us < INLINE_BELOW_US:
+            return self._run_inline(execute, wanted)
+        spellings = [rows.canonical(index) for index in indices]
+        return await self._lanes.submit(key, execute, wanted, spellings, share=share)
+
+    def warm_up(self) -> None:
+        """Predict the manifest's sample rows, so that the first caller does not pay for lazy work.
+
+        Raises:
+            ModelRefused: the rows do not fit the inputs, or the model fails on them.
+        """
+        samples = [list(row) for row in self._manifest.sample_rows]
+        if not samples:
+            return
+        try:
+            rows = self._encoder.encode(samples).rows
+            for _, execute in self._by_options.values():
+                execute(rows)
+        except SchemaMismatch as error:
+            raise ModelRefused("The manifest's sample rows do not fit its inputs.") from error
+        except Exception as error:
+            raise ModelRefused(f"The model fails on its own sample rows ({type(error).__name__}).") from error
+
+    def _lane(self, options: OutputOptions) -> tuple[LaneKey, Execute]:
+        def execute(rows: Sequence[Row]) -> Sequence[bytes]:
+            return self._writer.write(self._runner.predict(rows, options), len(rows))
+
+        return LaneKey(self.lane_name, self._info.digest, options), execute
+
+    def _run_inline(self, execute: Execute, rows: Sequence[Row]) -> list[bytes]:
+        if not self._lanes.is_serving():
+            raise Overloaded("The service is not taking predictions at the moment.", retry_after_s=1)
+        try:
+            return list(execute(rows))
+        except Exception as error:  # noqa: BLE001 - foreign code
+            logger.warning("model %s failed on a row: %s", self.lane_name, type(error).__name__)
+            raise ModelUnavailable("The model failed on these rows.") from None
+
+
+def load_model(
+    repository: ModelRepository, name: str, version: str, lanes: Lanes, *, allow_pickle: bool, max_rows: int
+) -> LoadedModel:
+    """Load one version from its folder and warm it up. Blocking.
+
+    Raises:
+        ModelRefused: with the reason.
+    """
+    manifest = repository.manifest(name, version)
+    model = load_artifact(repository.artifact(manifest), manifest.format, allow_pickle=allow_pickle)
+    loaded = assemble(manifest, model, lanes, max_rows=max_rows)
+    loaded.warm_up()
+    return loaded
+
+
+def assemble(manifest: Manifest, model: Any, lanes: Lanes, *, max_rows: int) -> LoadedModel:
+    """Put a fitted model behind its manifest.
+
+    Raises:
+        ModelRefused: the two do not fit.
+    """
+    classes = class_labels(model) if manifest.task is Task.CLASSIFICATION else ()
+    if tuple(label_name(label) for label in classes) != (manifest.labels or ()):
+        raise ModelRefused("The model's labels are not the manifest's.")
+    try:
+        encoder = RowEncoder(manifest.inputs, max_rows=max_rows)
+    except ValueError as error:
+        raise ModelRefused("A category in the manifest is not of its feature's type.") from error
+    builder = BatchBuilder(manifest.inputs, manifest.container)
+    runner = make_runner(manifest.runner.name, model, manifest.task, builder)
+    return LoadedModel(manifest, encoder, runner, AnswerWriter(classes), lanes)

@@ -1,0 +1,177 @@
+"""API keys: made, shown, revoked. The secret leaves this module once, in the value that creation returns."""
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from backend.domain.api_keys import ApiKey, Environment, mint_key
+from backend.domain.callers import Caller
+from backend.domain.clock import Clock
+from backend.domain.errors import FieldError, Invalid, KeyLimitReached, NotFound, ScopeExceedsGrantor
+from backend.domain.ids import KeyId, new_id
+from backend.domain.models import ModelRef
+from backend.domain.scopes import DEFAULT_KEY_SCOPES, PLATFORM_SCOPES, Scope, require_attenuated
+from backend.services.ports import Admission, CursorCodec, KeyHasher, UnitOfWork
+from backend.services.ports.store import KeyFilter
+
+_METADATA_KEY = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyWish:
+    """What somebody wants of a new key; ``None`` is the default or no restriction."""
+
+    name: str
+    environment: Environment
+    scopes: frozenset[Scope] | None = None
+    models: tuple[str, ...] | None = None
+    allowed_cidrs: tuple[str, ...] | None = None
+    expires_at: datetime | None = None
+    rate_per_minute: int | None = None
+    monthly_quota: int | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyPage:
+    """Keys, newest first."""
+
+    keys: tuple[ApiKey, ...]
+    next_cursor: str | None
+
+
+class ApiKeyService:
+    """What a tenant may do with its keys."""
+
+    def __init__(
+        self,
+        *,
+        unit: UnitOfWork,
+        hasher: KeyHasher,
+        admission: Admission,
+        cursors: CursorCodec,
+        clock: Clock,
+    ) -> None:
+        self._unit = unit
+        self._hasher = hasher
+        self._admission = admission
+        self._cursors = cursors
+        self._clock = clock
+
+    async def create(self, caller: Caller, wish: KeyWish) -> tuple[ApiKey, str]:
+        """Make a key; return it and its written form, which nobody can ask for again.
+
+        Raises:
+            ScopeExceedsGrantor: the key would be wider than whoever makes it.
+            KeyLimitReached: the plan allows no more keys.
+            Invalid: a field makes no sense.
+        """
+        scopes = wish.scopes if wish.scopes is not None else DEFAULT_KEY_SCOPES & caller.scopes
+        self._require_valid(wish)
+        self._require_attenuated(caller, scopes, wish)
+        plan = await self._unit.subscriptions.current_plan(caller.tenant_id)
+        if plan is None or await self._unit.api_keys.count_unrevoked(caller.tenant_id) >= plan.max_api_keys:
+            raise KeyLimitReached
+        written, minted = mint_key(wish.environment)
+        secret_hash, pepper_version = self._hasher.hash(minted.secret)
+        key = ApiKey(
+            id=KeyId(new_id("key")),
+            tenant_id=caller.tenant_id,
+            lookup_id=minted.lookup_id,
+            name=wish.name,
+            environment=wish.environment,
+            secret_hash=secret_hash,
+            pepper_version=pepper_version,
+            last4=written[-4:],
+            scopes=scopes,
+            models=wish.models,
+            allowed_cidrs=wish.allowed_cidrs,
+            rate_per_minute=wish.rate_per_minute,
+            monthly_quota=wish.monthly_quota,
+            metadata=wish.metadata,
+            generation=1,
+            version=1,
+            created_by=caller.credential_id,
+            created_at=self._clock.now(),
+            expires_at=wish.expires_at,
+            revoked_at=None,
+            last_used_at=None,
+        )
+        await self._unit.api_keys.add(caller.tenant_id, key)
+        return key, written
+
+    async def get(self, caller: Caller, key_id: str) -> ApiKey:
+        """Return one of the tenant's keys.
+
+        Raises:
+            NotFound: there is none of that id, or it is another tenant's.
+        """
+        key = await self._unit.api_keys.get(caller.tenant_id, KeyId(key_id))
+        if key is None:
+            raise NotFound
+        return key
+
+    async def list(self, caller: Caller, wanted: KeyFilter, *, cursor: str | None, limit: int) -> KeyPage:
+        """Return a page of the tenant's keys."""
+        purpose = f"api-keys:{caller.tenant_id}:{wanted.status}:{wanted.environment}"
+        after = self._cursors.decode(purpose, cursor) if cursor else None
+        keys = await self._unit.api_keys.list(
+            caller.tenant_id, wanted, now=self._clock.now(), after=after, limit=limit + 1
+        )
+        more = len(keys) > limit
+        next_cursor = self._cursors.encode(purpose, keys[limit - 1].id) if more else None
+        return KeyPage(keys=tuple(keys[:limit]), next_cursor=next_cursor)
+
+    async def revoke(self, caller: Caller, key_id: str) -> ApiKey:
+        """Revoke a key, with effect on the next request everywhere. Revoking twice changes nothing.
+
+        Raises:
+            NotFound: there is none of that id, or it is another tenant's.
+        """
+        key = await self._unit.api_keys.revoke(caller.tenant_id, KeyId(key_id), self._clock.now())
+        if key is None:
+            raise NotFound
+        self._unit.after_commit(lambda: self._admission.announce(caller.tenant_id, key.id, key.version))
+        return key
+
+    def _require_valid(self, wish: KeyWish) -> None:
+        problems = []
+        if wish.expires_at is not None and wish.expires_at <= self._clock.now():
+            problems.append(FieldError("/expires_at", "lies in the past"))
+        for index, cidr in enumerate(wish.allowed_cidrs or ()):
+            if not _is_network(cidr):
+                problems.append(FieldError(f"/allowed_cidrs/{index}", "is not a network in CIDR notation"))
+        for index, reference in enumerate(wish.models or ()):
+            if not _is_model_reference(reference):
+                problems.append(FieldError(f"/models/{index}", "is not the name of a model, version or alias"))
+        if any(not _METADATA_KEY.fullmatch(name) for name in wish.metadata):
+            problems.append(FieldError("/metadata", "has a name that is not 1-40 letters, digits, dots or dashes"))
+        if PLATFORM_SCOPES & (wish.scopes or frozenset()):
+            problems.append(FieldError("/scopes", "holds a scope that no key of a tenant can have"))
+        if problems:
+            raise Invalid(errors=tuple(problems))
+
+    @staticmethod
+    def _require_attenuated(caller: Caller, scopes: frozenset[Scope], wish: KeyWish) -> None:
+        require_attenuated(scopes, caller.scopes)
+        if caller.models is not None and not set(wish.models or ()) <= set(caller.models):
+            raise ScopeExceedsGrantor("You cannot grant models that you may not call.")
+        if caller.models is not None and wish.models is None:
+            raise ScopeExceedsGrantor("You cannot grant every model: you may not call them all.")
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_model_reference(text: str) -> bool:
+    try:
+        ModelRef.parse(text)
+    except NotFound:
+        return False
+    return True

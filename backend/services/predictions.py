@@ -1,0 +1,277 @@
+"""The heart: one prediction request, from a verified caller to a metered answer.
+
+Every protocol translates into :meth:`PredictionService.predict` and back. The order is the order of cost: refuse
+early, ask admission once, run only the rows that nobody asked before, make the usage durable, then answer.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from backend.domain.admission import (
+    AdmissionDecision,
+    AdmissionRequest,
+    IdempotencyClaim,
+    Lease,
+    Settlement,
+    Standing,
+    StoredAnswer,
+    Verdict,
+)
+from backend.domain.callers import PredictCaller
+from backend.domain.clock import Clock
+from backend.domain.errors import (
+    DeadlineExceeded,
+    EnforcementUnavailable,
+    IdempotencyInProgress,
+    IdempotencyKeyReused,
+    MeteringUnavailable,
+    QuotaExceeded,
+    RateLimited,
+    Unauthenticated,
+)
+from backend.domain.ids import new_id
+from backend.domain.limits import period_of
+from backend.domain.models import ModelInfo, ModelRef, OutputOptions
+from backend.domain.usage import UsageEvent, decide_billing
+from backend.services.cache_keys import cache_key, cache_key_prefix
+from backend.services.ports import Admission, EncodedRows, KeyDirectory, Ledger, ModelCatalog, ServedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictCommand:
+    """One request, freed of its protocol. ``render`` turns an answer into what a replay has to repeat."""
+
+    model: str
+    inputs: Sequence[object]
+    request_id: str
+    render: "Callable[[PredictionAnswer], StoredAnswer]"
+    options: OutputOptions = field(default_factory=OutputOptions)
+    idempotency: IdempotencyClaim | None = None
+    reads_cache: bool = True
+    fills_cache: bool = True
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionAnswer:
+    """One answered request; each of ``predictions`` is a JSON object, in the order of the rows."""
+
+    event: UsageEvent
+    model: ModelInfo
+    predictions: Sequence[bytes]
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayedAnswer:
+    """The stored answer of an earlier request with the same Idempotency-Key."""
+
+    answer: StoredAnswer
+    standing: Standing
+
+
+class PredictionService:
+    """Answers predictions; everything it needs comes through its ports."""
+
+    def __init__(
+        self,
+        *,
+        catalog: ModelCatalog,
+        admission: Admission,
+        ledger: Ledger,
+        keys: KeyDirectory,
+        clock: Clock,
+    ) -> None:
+        self._catalog = catalog
+        self._admission = admission
+        self._ledger = ledger
+        self._keys = keys
+        self._clock = clock
+        self._unfinished: set[asyncio.Task[None]] = set()
+
+    async def predict(self, caller: PredictCaller, command: PredictCommand) -> PredictionAnswer | ReplayedAnswer:
+        """Answer one request.
+
+        Raises:
+            ForecourtError: one of the refusals that API.md lists under predictions. Nothing was charged then.
+        """
+        caller.require_scope()
+        model = self._catalog.resolve(ModelRef.parse(command.model))
+        caller.require_model(model.info, command.model)
+        rows = model.encode(command.inputs)
+        cache_keys = self._cache_keys(caller, model, rows, command)
+        caller, decision = await self._admit(caller, command, model, rows.count, cache_keys)
+        if decision.replay is not None:
+            return ReplayedAnswer(answer=decision.replay, standing=decision.standing)
+        lease = _held(decision)
+        try:
+            cached = decision.cached or (None,) * rows.count
+            predictions = await self._complete(caller, command, model, rows, cached)
+        except BaseException:
+            await self._admission.release(caller.tenant_id, lease)
+            raise
+        answer = PredictionAnswer(
+            event=self._event(caller, command, model.info, lease, cached),
+            model=model.info,
+            predictions=predictions,
+            standing=decision.standing,
+        )
+        fill = _cache_fill(cache_keys, cached, predictions) if command.fills_cache else ()
+        await self._book(answer, command, Settlement(lease=lease, cache_fill=fill))
+        return answer
+
+    async def aclose(self) -> None:
+        """Wait until everything that was answered is settled."""
+        if self._unfinished:
+            await asyncio.gather(*self._unfinished, return_exceptions=True)
+
+    def _cache_keys(
+        self, caller: PredictCaller, model: ServedModel, rows: EncodedRows, command: PredictCommand
+    ) -> tuple[bytes, ...]:
+        if not (command.reads_cache or command.fills_cache):
+            return ()
+        prefix = cache_key_prefix(caller.tenant_id, caller.environment, model.info, command.options)
+        return tuple([cache_key(prefix, rows.canonical(index)) for index in range(rows.count)])
+
+    async def _admit(
+        self,
+        caller: PredictCaller,
+        command: PredictCommand,
+        model: ServedModel,
+        cost: int,
+        cache_keys: tuple[bytes, ...],
+    ) -> tuple[PredictCaller, AdmissionDecision]:
+        """Ask admission; when the caller's grant turns out to be stale, read it again and ask once more."""
+        for _ in range(2):
+            request = AdmissionRequest(
+                lease_id=new_id("evt"),
+                credential_id=caller.credential_id,
+                environment=caller.environment,
+                epochs=caller.epochs,
+                cost=cost,
+                rates=caller.rates,
+                quotas=caller.quotas,
+                idempotency=command.idempotency,
+                cache_keys=cache_keys if command.reads_cache else (),
+            )
+            decision = await self._admission.admit(caller.tenant_id, request)
+            if decision.verdict is not Verdict.STALE:
+                _refuse(decision)
+                return caller, decision
+            caller = await self._reread(caller)
+            caller.require_scope()
+            caller.require_model(model.info, command.model)
+        # Somebody changes the key faster than it can be read.
+        raise EnforcementUnavailable(retry_after_s=1)
+
+    async def _reread(self, caller: PredictCaller) -> PredictCaller:
+        grant = await self._keys.reload(caller.lookup_id) if caller.lookup_id else None
+        if grant is None:
+            raise Unauthenticated
+        grant.require_usable(self._clock.now(), caller.address)
+        return PredictCaller.from_key(grant, address=caller.address, fresh=True)
+
+    async def _complete(
+        self,
+        caller: PredictCaller,
+        command: PredictCommand,
+        model: ServedModel,
+        rows: EncodedRows,
+        cached: Sequence[bytes | None],
+    ) -> list[bytes]:
+        """Run the rows that the cache did not hold, within the caller's deadline."""
+        missing = [index for index, row in enumerate(cached) if row is None]
+        if not missing:
+            return [row for row in cached if row is not None]
+        try:
+            async with asyncio.timeout(command.deadline_s):
+                computed = await model.run(rows, missing, command.options, share=caller.tenant_id)
+        except TimeoutError as error:
+            raise DeadlineExceeded from error
+        fresh = iter(computed)
+        return [next(fresh) if row is None else row for row in cached]
+
+    def _event(
+        self,
+        caller: PredictCaller,
+        command: PredictCommand,
+        model: ModelInfo,
+        lease: Lease,
+        cached: Sequence[bytes | None],
+    ) -> UsageEvent:
+        units = len(cached)
+        cached_units = units - cached.count(None)
+        billable_units, reason = decide_billing(
+            environment=caller.environment, units=units, cached_units=cached_units, plan=caller.plan
+        )
+        occurred_at = self._clock.now()
+        return UsageEvent(
+            id=lease.id,
+            tenant_id=caller.tenant_id,
+            credential_id=caller.credential_id,
+            environment=caller.environment,
+            model=model.name,
+            model_version=model.version,
+            units=units,
+            cached_units=cached_units,
+            billable_units=billable_units,
+            reason=reason,
+            plan_id=caller.plan.id,
+            plan_version=caller.plan.version,
+            request_id=command.request_id,
+            occurred_at=occurred_at,
+            period=period_of(occurred_at.timestamp()),
+        )
+
+    async def _book(self, answer: PredictionAnswer, command: PredictCommand, settlement: Settlement) -> None:
+        """Make the usage durable, then settle. What is settled is not on the caller's clock, but for a replay."""
+        tenant_id = answer.event.tenant_id
+        try:
+            await self._ledger.append(tenant_id, answer.event)
+        except MeteringUnavailable:
+            await self._admission.release(tenant_id, settlement.lease)
+            raise
+        except asyncio.CancelledError:
+            # The caller left while the event was being written. It will be written, so the lease is used.
+            self._in_background(self._admission.settle(tenant_id, settlement))
+            raise
+        if command.idempotency is None:
+            self._in_background(self._admission.settle(tenant_id, settlement))
+            return
+        # A retry may arrive right after this answer: it must find it.
+        kept = Settlement(lease=settlement.lease, cache_fill=settlement.cache_fill, answer=command.render(answer))
+        await self._admission.settle(tenant_id, kept)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._unfinished.add(task)
+        task.add_done_callback(self._unfinished.discard)
+
+
+def _held(decision: AdmissionDecision) -> Lease:
+    if decision.lease is None:
+        raise RuntimeError("an admitted request holds a lease")
+    return decision.lease
+
+
+def _cache_fill(
+    cache_keys: Sequence[bytes], cached: Sequence[bytes | None], predictions: Sequence[bytes]
+) -> tuple[tuple[bytes, bytes], ...]:
+    rows = zip(cache_keys, cached, predictions, strict=True)
+    return tuple([(key, prediction) for key, hit, prediction in rows if hit is None])
+
+
+def _refuse(decision: AdmissionDecision) -> None:
+    match decision.verdict:
+        case Verdict.RATE_LIMITED:
+            raise RateLimited(retry_after_s=decision.retry_after_s, standing=decision.standing)
+        case Verdict.QUOTA_EXCEEDED:
+            raise QuotaExceeded(retry_after_s=decision.retry_after_s, standing=decision.standing)
+        case Verdict.IDEMPOTENCY_REUSED:
+            raise IdempotencyKeyReused
+        case Verdict.IDEMPOTENCY_IN_PROGRESS:
+            raise IdempotencyInProgress(retry_after_s=1)
+        case _:
+            return

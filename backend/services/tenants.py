@@ -1,0 +1,118 @@
+"""What the operator does with tenants and people."""
+
+from backend.domain.clock import Clock
+from backend.domain.errors import FieldError, Invalid, NotFound
+from backend.domain.ids import TenantId, UserId, new_id
+from backend.domain.passwords import require_strong
+from backend.domain.plans import seed_plans
+from backend.domain.scopes import PlatformRole, Role
+from backend.domain.tenants import (
+    SLUG_PATTERN,
+    Membership,
+    Tenant,
+    TenantStatus,
+    User,
+    is_email,
+    normalise_email,
+)
+from backend.services.ports import Admission, PasswordHasher, UnitOfWork
+
+
+class TenantService:
+    """Creates, suspends and resumes tenants, and seats people in them."""
+
+    def __init__(self, *, unit: UnitOfWork, passwords: PasswordHasher, admission: Admission, clock: Clock) -> None:
+        self._unit = unit
+        self._passwords = passwords
+        self._admission = admission
+        self._clock = clock
+
+    async def seed_plans(self) -> None:
+        """Store the plans every installation begins with; those already there stay."""
+        for plan in seed_plans():
+            await self._unit.plans.add(plan)
+
+    async def create(self, *, slug: str, name: str, plan: str) -> Tenant:
+        """Make a tenant on the newest version of a plan.
+
+        Raises:
+            Invalid: the slug or the plan makes no sense.
+            AlreadyExists: the slug is taken.
+        """
+        if not SLUG_PATTERN.fullmatch(slug):
+            problem = FieldError("/slug", "must be 1-63 lower-case letters, digits and inner dashes")
+            raise Invalid(errors=(problem,))
+        bought = await self._unit.plans.newest(plan)
+        if bought is None:
+            raise Invalid(errors=(FieldError("/plan", "is not the name of a plan"),))
+        now = self._clock.now()
+        tenant = Tenant(
+            id=TenantId(new_id("ten")),
+            slug=slug,
+            name=name,
+            status=TenantStatus.ACTIVE,
+            version=1,
+            created_at=now,
+        )
+        await self._unit.tenants.add(tenant)
+        await self._unit.subscriptions.start(tenant.id, bought.id, now)
+        return tenant
+
+    async def set_status(self, slug: str, status: TenantStatus) -> Tenant:
+        """Suspend or resume a tenant, with effect on the next request.
+
+        Raises:
+            NotFound: no tenant has this slug.
+        """
+        tenant = await self.by_slug(slug)
+        changed = await self._unit.tenants.set_status(tenant.id, status)
+        self._unit.after_commit(lambda: self._admission.announce(changed.id, None, changed.version))
+        return changed
+
+    async def by_slug(self, slug: str) -> Tenant:
+        """Return the tenant of a slug.
+
+        Raises:
+            NotFound: no tenant has this slug.
+        """
+        tenant = await self._unit.tenants.by_slug(slug)
+        if tenant is None:
+            raise NotFound("There is no tenant with this slug.")
+        return tenant
+
+    async def add_user(self, *, email: str, password: str, platform_role: PlatformRole | None = None) -> User:
+        """Make a user.
+
+        Raises:
+            Invalid: the address is none; WeakPassword: the password will not do.
+            AlreadyExists: the address is taken.
+        """
+        if not is_email(email):
+            raise Invalid(errors=(FieldError("/email", "is not an e-mail address"),))
+        require_strong(password, context=(email,))
+        user = User(
+            id=UserId(new_id("usr")),
+            email=normalise_email(email),
+            password_hash=await self._passwords.hash(password),
+            disabled=False,
+            platform_role=platform_role,
+            created_at=self._clock.now(),
+        )
+        await self._unit.users.add(user)
+        return user
+
+    async def seat(self, tenant_id: TenantId, user_id: UserId, role: Role) -> Membership:
+        """Give a user a seat in a tenant.
+
+        Raises:
+            AlreadyExists: the user has one.
+        """
+        membership = Membership(
+            id=new_id("mem"),
+            tenant_id=tenant_id,
+            user_id=user_id,
+            role=role,
+            created_at=self._clock.now(),
+        )
+        await self._unit.memberships.add(tenant_id, membership)
+        return membership

@@ -1,0 +1,85 @@
+"""Usage, read by those who pay for it."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from backend.domain.callers import Caller
+from backend.domain.clock import Clock
+from backend.domain.errors import FieldError, Invalid
+from backend.domain.usage import (
+    LEDGER_START,
+    Bucket,
+    EventFilter,
+    EventPage,
+    GroupBy,
+    LedgerPosition,
+    SummaryLine,
+    SummaryQuery,
+)
+from backend.services.ports import CursorCodec, UsageReader
+
+MAX_SPAN = {
+    Bucket.HOUR: timedelta(days=62),
+    Bucket.DAY: timedelta(days=800),
+    Bucket.MONTH: timedelta(days=8000),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsAnswer:
+    """A page of events and where the next one begins; ``None`` at the watermark, for now."""
+
+    page: EventPage
+    next_cursor: str | None
+
+
+class UsageService:
+    """Events and totals of one tenant."""
+
+    def __init__(self, *, reader: UsageReader, cursors: CursorCodec, clock: Clock) -> None:
+        self._reader = reader
+        self._cursors = cursors
+        self._clock = clock
+
+    async def events(self, caller: Caller, wanted: EventFilter, *, cursor: str | None, limit: int) -> EventsAnswer:
+        """Return events in commit order, up to the watermark."""
+        purpose = f"usage:{caller.tenant_id}:{wanted.period}:{wanted.credential_id}:{wanted.model}"
+        after = LEDGER_START
+        if cursor is not None:
+            after = LedgerPosition.parse(self._cursors.decode(purpose, cursor))
+        page = await self._reader.events(caller.tenant_id, wanted, after, limit)
+        next_cursor = None
+        if page.has_more:
+            next_cursor = self._cursors.encode(purpose, str(page.events[-1].position))
+        return EventsAnswer(page=page, next_cursor=next_cursor)
+
+    async def summary(
+        self,
+        caller: Caller,
+        *,
+        start: datetime | None,
+        end: datetime | None,
+        bucket: Bucket,
+        group_by: tuple[GroupBy, ...],
+    ) -> tuple[SummaryQuery, tuple[SummaryLine, ...]]:
+        """Return totals; by default from the first of this month until now.
+
+        Raises:
+            Invalid: an instant without a zone or in another than UTC, an empty or an overlong span.
+        """
+        now = self._clock.now()
+        end = end or now + timedelta(seconds=1)
+        start = start or now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        for name, instant in (("from", start), ("to", end)):
+            if instant.utcoffset() != timedelta(0):
+                raise _bad(name, "must be an instant in UTC, such as 2026-01-31T00:00:00Z")
+        if end <= start:
+            raise _bad("to", "must lie after from")
+        if end - start > MAX_SPAN[bucket]:
+            raise _bad("from", f"lies too far back for buckets of one {bucket}")
+        query = SummaryQuery(start=start, end=end, bucket=bucket, group_by=tuple(dict.fromkeys(group_by)))
+        return query, await self._reader.summary(caller.tenant_id, query)
+
+
+def _bad(name: str, detail: str) -> Invalid:
+    return Invalid(errors=(FieldError(f"/query/{name}", detail),))

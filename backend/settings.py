@@ -1,0 +1,127 @@
+"""Settings: what an operator may choose, from environment variables with the prefix ``FORECOURT_``.
+
+There is no instance at import: whoever composes the application makes one. Outside demo mode a missing, short or
+default secret is refused, so that no installation runs on a value that stands in a repository.
+"""
+
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+SECRET_MIN_CHARS = 32
+_WEAK = {"changeme", "change-me", "secret", "password", "forecourt", "default", "example"}
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. Names below are the environment variables' without the prefix."""
+
+    model_config = SettingsConfigDict(env_prefix="FORECOURT_", frozen=True, extra="ignore")
+
+    environment: Literal["demo", "production"] = Field(
+        "production", description="`demo` makes its own secrets; `production` refuses weak or missing ones."
+    )
+    database_url: str = Field(
+        "sqlite+aiosqlite:///var/forecourt.db",
+        description="Store of record: `sqlite+aiosqlite:///…` or `postgresql+psycopg://…`.",
+    )
+    migration_database_url: str | None = Field(
+        None, description="Login of the tables' owner for `forecourt migrate`, where it differs."
+    )
+    redis_url: str | None = Field(
+        None, description="Shared admission, cache and idempotency. Unset: in-process, for one worker."
+    )
+    models: Path = Field(Path("var/models"), description="Folder of the model repository.")
+    allow_pickle_models: bool = Field(
+        False, description="Load joblib and pickle artifacts, which can run code. Refused by default."
+    )
+    secret_key: SecretStr | None = Field(
+        None,
+        description="At least 32 characters. Seals signing keys and signs cursors. The same on every replica.",
+    )
+    key_peppers: Annotated[dict[int, SecretStr], NoDecode] = Field(
+        default_factory=dict,
+        description="Peppers of API key hashes, `1:secret,2:secret`; the highest number is used for new keys.",
+    )
+    public_url: str = Field("http://127.0.0.1:8000", description="Address that callers use.")
+    token_issuer: str | None = Field(
+        None, description="Issuer and audience of access tokens, the same on every replica; by default the public URL."
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on.")
+    workers: int = Field(1, ge=1, le=64, description="Server processes; more than one needs Redis.")
+    access_token_ttl_s: int = Field(900, ge=30, le=900, description="Lifetime of access tokens in seconds.")
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        (), description="Networks of the proxies in front, with commas; only they may say X-Forwarded-For."
+    )
+    password_grant: bool = Field(True, description="Whether `grant_type=password` is offered.")
+    database_pool_size: int = Field(10, ge=2, le=100, description="Database connections of each process.")
+    database_timeout_s: float = Field(2.0, gt=0, le=30, description="Bound on each wait for the database.")
+    redis_timeout_s: float = Field(0.1, gt=0, le=5, description="Bound on each wait for Redis.")
+    body_limit_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Longest request body.")
+    body_timeout_s: float = Field(15.0, gt=0, description="How long a request body may take to arrive.")
+    max_rows: int = Field(1000, ge=1, le=100_000, description="Most rows of one prediction request.")
+    cache_bytes: int = Field(64 * 1024 * 1024, ge=0, description="Size of the in-process response cache.")
+    cache_ttl_s: float = Field(300.0, gt=0, description="How long a cached row may be served.")
+    key_cache_ttl_s: float = Field(
+        30.0, gt=0, le=300, description="How long an API key is served from memory without asking the store."
+    )
+    shutdown_grace_s: float = Field(20.0, gt=0, description="Bound on finishing what was accepted.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="`auto`: readable on a terminal, JSON elsewhere."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity logged.")
+
+    @field_validator("key_peppers", mode="before")
+    @classmethod
+    def _read_peppers(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = (part.split(":", 1) for part in value.split(",") if part.strip())
+        try:
+            return {int(version): pepper.strip() for version, pepper in pairs}
+        except ValueError:
+            raise ValueError("write peppers as 1:secret,2:secret") from None
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _read_networks(cls, value: object) -> object:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _refuse_weak_secrets(self) -> Self:
+        secrets = {"FORECOURT_SECRET_KEY": self.secret_key}
+        secrets |= {f"FORECOURT_KEY_PEPPERS[{version}]": pepper for version, pepper in self.key_peppers.items()}
+        if self.environment == "production" and not self.key_peppers:
+            raise ValueError("FORECOURT_KEY_PEPPERS is not set")
+        for name, secret in secrets.items():
+            if secret is None:
+                if self.environment == "production":
+                    raise ValueError(f"{name} is not set")
+                continue
+            text = secret.get_secret_value()
+            if len(text) < SECRET_MIN_CHARS:
+                raise ValueError(f"{name} must have at least {SECRET_MIN_CHARS} characters")
+            if len(set(text)) < 8 or any(word in text.lower() for word in _WEAK):  # noqa: PLR2004
+                raise ValueError(f"{name} is a guessable value")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_unshared_limits(self) -> Self:
+        if self.workers > 1 and self.redis_url is None:
+            raise ValueError(
+                "more than one worker needs FORECOURT_REDIS_URL: in-process limits would not hold across processes"
+            )
+        return self
+
+    @property
+    def migration_url(self) -> str:
+        """The database URL that migrations use."""
+        return self.migration_database_url or self.database_url
+
+    @property
+    def issuer(self) -> str:
+        """Issuer and audience of access tokens."""
+        return self.token_issuer or self.public_url

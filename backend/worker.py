@@ -1,0 +1,56 @@
+"""Periodic jobs. Each is safe to run in many copies at once and changes nothing when there is nothing to do."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from backend.domain.clock import Clock
+from backend.domain.errors import ForecourtError
+from backend.domain.sessions import ABSOLUTE_LIFETIME
+from backend.services.ports import Store
+
+log = logging.getLogger(__name__)
+
+# A login that cannot be refreshed any more is kept a while, so that a late reuse is still recognised.
+LOGIN_RETENTION = ABSOLUTE_LIFETIME + timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Something to do every so often."""
+
+    name: str
+    every_s: float
+    work: Callable[[], Awaitable[int]]
+
+
+def login_cleanup(store: Store, clock: Clock) -> Job:
+    """Return the job that forgets logins which ended long ago."""
+
+    async def work() -> int:
+        async with store.unit_of_work() as unit:
+            return await unit.sessions.forget_before(clock.now() - LOGIN_RETENTION)
+
+    return Job(name="login clean-up", every_s=3600, work=work)
+
+
+async def run_jobs(jobs: tuple[Job, ...], stopping: asyncio.Event) -> None:
+    """Run every job at once and then each in its rhythm, until asked to stop. A job that fails is tried again."""
+    await asyncio.gather(*(_repeat(job, stopping) for job in jobs))
+
+
+async def _repeat(job: Job, stopping: asyncio.Event) -> None:
+    while not stopping.is_set():
+        try:
+            count = await job.work()
+        except ForecourtError as error:
+            log.warning("job failed: %s", job.name, extra={"cause": error.code})
+        else:
+            log.info("job done: %s", job.name, extra={"count": count})
+        try:
+            async with asyncio.timeout(job.every_s):
+                await stopping.wait()
+        except TimeoutError:
+            continue

