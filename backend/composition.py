@@ -101,7 +101,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
     predictions = PredictionService(
         catalog=models, admission=shared.admission, ledger=ledger, keys=directory, clock=clock
     )
-    stack.push_async_callback(predictions.aclose)
+    stack.push_async_callback(predictions.settled)
     return Resources(
         settings=HttpOptions(
             password_grant=settings.password_grant, public_url=settings.public_url, issuer=settings.issuer

@@ -111,7 +111,8 @@ def _state(rule: RateRule, owed: float) -> RateState:
     return RateState(
         rule=rule,
         remaining=max(0, remaining),
-        reset_s=math.ceil(owed * rule.window_s / rule.per_window - 1e-9) if owed else 0,
+        # A limit of nothing is as whole as it will ever be.
+        reset_s=math.ceil(owed * rule.window_s / rule.per_window - 1e-9) if rule.per_window else 0,
     )
 
 
@@ -150,6 +151,10 @@ class QuotaState:
         if self.rule.limit is None:
             return None
         return max(0, self.rule.limit - self.used - self.reserved)
+
+    def with_reserved(self, cost: int) -> "QuotaState":
+        """Return the state after ``cost`` more rows have been leased."""
+        return QuotaState(rule=self.rule, used=self.used, reserved=self.reserved + cost, resets_at_s=self.resets_at_s)
 
     def admits(self, cost: int) -> bool:
         """Whether ``cost`` more rows may be leased. A soft quota always says yes: the excess is overage."""

@@ -2,24 +2,24 @@
 
 It could be lifted out of this product: it knows no HTTP, no tenants (a share is any text) and no settings.
 
-===========================  =====================================================================
-manifest, manifest_reading   what is known of a version, and reading it strictly
-aliases, repository          the folder: verified reads, atomic writes
-artifacts, trusted_types,    fitted pipelines as bytes, and what of them is trusted
-fitted, tree_bounds
-values, encoding             from a request's rows to typed values, or to pointers at what is wrong
-batch, runners, answers      from typed values to arrays, to columns of answers, to JSON
-lane, batching, lanes        batch when busy, never wait when idle
-served, service              one loaded version; all of them, by reference
-encoders, sample,            from a fitted pipeline and a CSV sample to a published version
-evaluation, registration
-schema                       inputs and answers as JSON Schema
-===========================  =====================================================================
+==================================================  ===============================================================
+manifest, manifest_reading                          what is known of a version, and reading it strictly
+aliases, repository                                 the folder: verified reads, atomic writes
+artifacts, trusted_types, fitted, tree_bounds       fitted pipelines as bytes, and what of them is trusted
+values, encoding                                    from a request's rows to typed values, or to what is wrong where
+batch, runners, answers                             from typed values to arrays, to columns of answers, to JSON
+calls, lane, batching, lanes                        batch when busy, never wait when idle
+served, shelf, service                              one loaded version, all of a model, all models
+pipelines, encoders, sample, evaluation,            from a fitted pipeline and a CSV sample to a published version
+registration
+schema                                              inputs and answers as JSON Schema
+==================================================  ===============================================================
 """
 
 from backend.model_service.errors import ModelRefused, RegistrationError
 from backend.model_service.lanes import LaneLimits
-from backend.model_service.registration import Registered, load_pipeline_file, register
+from backend.model_service.pipelines import load_pipeline_file
+from backend.model_service.registration import Registered, register
 from backend.model_service.schema import input_schema, prediction_schema
 from backend.model_service.service import ModelService
 

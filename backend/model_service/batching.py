@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Sequence
 
+from backend.model_service.calls import Work
 from backend.model_service.errors import WrongAnswer
-from backend.model_service.lane import Lane, Outcome, Work
+from backend.model_service.lane import Lane, Outcome
 from backend.model_service.manifest import Row
 
 logger = logging.getLogger(__name__)

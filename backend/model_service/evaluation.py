@@ -19,7 +19,7 @@ PARITY_TOLERANCE: Final = 1e-9
 
 _WARM_UP_RUNS: Final = 3
 _MAX_RUNS: Final = 50
-_MAX_TIMING_S: Final = 0.2
+_MAX_TIMING_S: Final = 0.05
 
 
 def check_parity(pipeline: Any, data: Any, answered: Columns) -> None:

@@ -1,9 +1,11 @@
-"""Walking through what a fitted model holds."""
+"""What a fitted model holds, and how many threads it may start."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
 
 def reachable(root: object) -> Iterator[object]:
@@ -29,6 +31,16 @@ def run_single_threaded(model: object) -> None:
     for thing in reachable(model):
         if isinstance(thing, BaseEstimator) and getattr(thing, "n_jobs", None) is not None:
             thing.n_jobs = 1
+
+
+def one_openmp_thread() -> AbstractContextManager[object]:
+    """Keep compiled loops on the calling thread, from the call on; used as a context, until its end.
+
+    Hist-boosting splits even one row over all cores: no sooner done, and the other cores spin for nothing. OpenMP keeps
+    this number per thread, so no other thread is affected.
+    """
+    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="openmp")
+    return limits
 
 
 def _parts(thing: object) -> Iterator[object]:

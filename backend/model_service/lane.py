@@ -5,7 +5,6 @@ thousand rows does not delay one that queues a single row by more than the turns
 one share is one piece of work. Nothing here locks: :mod:`backend.model_service.lanes` holds its lock around every call.
 """
 
-import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TypeAlias
 
 from backend.domain.errors import ForecourtError, ModelUnavailable
 from backend.domain.models import OutputOptions
+from backend.model_service.calls import Call, Reply, Work
 from backend.model_service.manifest import Row
 
 Execute: TypeAlias = Callable[[Sequence[Row]], Sequence[bytes]]
@@ -27,46 +27,6 @@ class LaneKey:
     model: str
     digest: str
     options: OutputOptions
-
-
-class Call:
-    """A caller, waiting for the answers of its rows on its own event loop."""
-
-    __slots__ = ("answers", "doomed", "future", "lane", "left", "loop", "open", "share", "size")
-
-    def __init__(self, lane: "Lane", share: str, size: int) -> None:
-        self.lane = lane
-        self.share = share
-        self.size = size
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[list[bytes]] = self.loop.create_future()
-        self.answers = [b""] * size
-        self.left = size
-        self.open = True
-        self.doomed = False  # one of its rows failed, so the others need not be computed
-
-
-class Work:
-    """One row to compute for one share, and each place where its answer goes."""
-
-    __slots__ = ("key", "row", "waiters")
-
-    def __init__(self, key: tuple[str, bytes], row: Row) -> None:
-        self.key = key
-        self.row = row
-        self.waiters: list[tuple[Call, int]] = []
-
-    def wanted(self) -> bool:
-        """Whether anybody still waits for it."""
-        return any(call.open and not call.doomed for call, _ in self.waiters)
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What a caller gets: all answers, or one refusal."""
-
-    call: Call
-    error: ForecourtError | None
 
 
 class _Turn:

@@ -12,8 +12,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from time import monotonic
@@ -21,7 +20,8 @@ from typing import Final
 
 from backend.domain.errors import ConcurrencyExceeded, ForecourtError, ModelUnavailable, Overloaded
 from backend.model_service.batching import run_batch
-from backend.model_service.lane import Call, Execute, Lane, LaneKey, Outcome, Reply, Work
+from backend.model_service.calls import Call, Reply, Work, deliver
+from backend.model_service.lane import Execute, Lane, LaneKey, Outcome
 from backend.model_service.manifest import Row
 
 logger = logging.getLogger(__name__)
@@ -51,19 +51,22 @@ class LaneLimits:
 class Lanes:
     """The worker thread and its queues. Callers may be on several event loops."""
 
-    def __init__(self, limits: LaneLimits, *, prepare_thread: Callable[[], None] | None = None) -> None:
+    def __init__(self, limits: LaneLimits, *, prepare_thread: Callable[[], object] | None = None) -> None:
         self._limits = limits
         self._prepare_thread = prepare_thread
         self._lock = threading.Lock()
         self._work_ready = threading.Condition(self._lock)
         self._watch = threading.Condition(self._lock)
+        self._drained = threading.Condition(self._lock)
         self._lanes: dict[LaneKey, Lane] = {}
         self._turns: deque[Lane] = deque()  # the lanes with queued rows, each once
         self._waiting_rows = 0
         self._worker: threading.Thread | None = None
+        self._workers = 0
         self._watchdog: threading.Thread | None = None
         self._watching = False
         self._closing = False
+        self._is_drained = False
         self._stopped = False
 
     def start(self) -> None:
@@ -93,19 +96,20 @@ class Lanes:
             ModelUnavailable: the model failed on these rows.
         """
         with self._lock:
-            call = self._admit(key, execute, len(rows), share)
+            lane = self._admit(key, execute, len(rows), share)
+            call = Call(share, len(rows))
             self._waiting_rows += call.size
-            was_empty = not call.lane.queued
-            call.lane.add(call, rows, spellings)
-            if was_empty and call.lane.queued:
-                self._turns.append(call.lane)
+            was_empty = not lane.queued
+            lane.add(call, rows, spellings)
+            if was_empty and lane.queued:
+                self._turns.append(lane)
                 self._work_ready.notify()
         try:
             return await call.future
         except asyncio.CancelledError:
             with self._lock:
                 if call.open:
-                    call.lane.close(call)
+                    lane.close(call)
                     self._waiting_rows -= call.size
             raise
 
@@ -130,7 +134,7 @@ class Lanes:
         # A thread, because joining blocks and this loop must deliver the last answers.
         await asyncio.to_thread(self._drain)
 
-    def _admit(self, key: LaneKey, execute: Execute, size: int, share: str) -> Call:
+    def _admit(self, key: LaneKey, execute: Execute, size: int, share: str) -> Lane:
         if self._closing or self._worker is None or not self._worker.is_alive():
             raise Overloaded("The service is not taking predictions at the moment.", retry_after_s=_RETRY_AFTER_S)
         lane = self._lanes.get(key)
@@ -145,13 +149,14 @@ class Lanes:
         wait_s = sum(ceil(each.queued / self._limits.max_batch_rows) * each.run_s for each in self._turns)
         if wait_s > self._limits.max_wait_s:
             raise Overloaded("The wait would be too long.", retry_after_s=ceil(wait_s))
-        return Call(lane, share, size)
+        return lane
 
     # -- the worker thread ---------------------------------------------------------------------------------------
 
     def _start_worker(self) -> None:
         # A daemon, so that a call that never returns does not keep the process alive.
-        self._worker = threading.Thread(target=self._work, name="model-worker", daemon=True)
+        self._workers += 1
+        self._worker = threading.Thread(target=self._work, name=f"model-worker-{self._workers}", daemon=True)
         self._worker.start()
 
     def _work(self) -> None:
@@ -162,7 +167,7 @@ class Lanes:
             outcomes = run_batch(lane, batch)
             with self._lock:
                 replies = self._finish(lane, batch, outcomes)
-            _deliver(replies)
+            deliver(replies)
 
     def _next_batch(self) -> tuple[Lane, list[Work]] | None:
         """Wait for rows; None ends the thread: all is done, or another one took its place while it was stuck."""
@@ -177,6 +182,8 @@ class Lanes:
                         self._begin(lane, batch)
                         return lane, batch
                 if self._closing:
+                    self._is_drained = True
+                    self._drained.notify_all()
                     return None
                 self._work_ready.wait()
             return None
@@ -207,7 +214,7 @@ class Lanes:
     def _watch_runs(self) -> None:
         """Sleep until the oldest run would be stuck, or without end while nothing runs."""
         while (replies := self._next_stuck()) is not None:
-            _deliver(replies)
+            deliver(replies)
 
     def _next_stuck(self) -> list[Reply] | None:
         with self._lock:
@@ -242,44 +249,22 @@ class Lanes:
     # -- shutdown ------------------------------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        ends_at_s = monotonic() + self._limits.drain_s
-        while (worker := self._worker) is not None:
-            worker.join(max(0.0, ends_at_s - monotonic()))
-            if worker is self._worker:  # else it got stuck, and another one took over
-                break
+        ended = [self._watchdog]
         with self._lock:
+            # Not a join: the worker may get stuck, and another one finish in its place.
+            if self._drained.wait_for(lambda: self._is_drained, self._limits.drain_s):
+                ended.append(self._worker)
             self._stopped = True
             self._worker = None
             self._watch.notify_all()
             replies = [reply for lane in self._lanes.values() for reply in lane.empty(_shutting_down, _shutting_down)]
             self._turns.clear()
             self._waiting_rows = 0
-        _deliver(replies)
-        if self._watchdog is not None:
-            self._watchdog.join()
+        deliver(replies)
+        for thread in ended:
+            if thread is not None:
+                thread.join()
 
 
 def _shutting_down() -> ForecourtError:
     return Overloaded("The service is shutting down.", retry_after_s=_RETRY_AFTER_S)
-
-
-def _deliver(replies: Iterable[Reply]) -> None:
-    """Hand replies to their event loops, waking each loop once."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[Reply]] = {}
-    for reply in replies:
-        by_loop.setdefault(reply.call.loop, []).append(reply)
-    for loop, own in by_loop.items():
-        # A loop that was closed has nobody left who waits.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(_resolve, own)
-
-
-def _resolve(replies: Sequence[Reply]) -> None:
-    for reply in replies:
-        future = reply.call.future
-        if future.done():
-            continue  # the caller left
-        if reply.error is None:
-            future.set_result(reply.call.answers)
-        else:
-            future.set_exception(reply.error)

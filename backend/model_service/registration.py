@@ -10,28 +10,23 @@ from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import pandas as pd
-from sklearn.base import is_classifier, is_regressor
-from sklearn.exceptions import NotFittedError
-from sklearn.utils.validation import check_is_fitted
-
 from backend.domain.errors import SchemaMismatch
 from backend.domain.models import Feature, OutputOptions, Task, is_model_name
 from backend.model_service.aliases import is_alias_name
-from backend.model_service.artifacts import ARTIFACT_NAMES, dump_artifact, load_artifact, untrusted_types
+from backend.model_service.artifacts import ARTIFACT_NAMES, load_artifact
 from backend.model_service.batch import BatchBuilder
 from backend.model_service.encoding import RowEncoder
-from backend.model_service.errors import ModelRefused, RegistrationError
+from backend.model_service.errors import ModelRefused, ModelServiceError, RegistrationError, WrongAnswer
 from backend.model_service.evaluation import check_parity, held_out_metrics, measure_one_row_us
+from backend.model_service.fitted import one_openmp_thread
 from backend.model_service.manifest import ArtifactFormat, Container, Manifest, Row, RunnerChoice, is_version_name
+from backend.model_service.pipelines import container_of, load_pipeline_file, predicts, task_of, write_pipeline
 from backend.model_service.repository import ModelRepository
-from backend.model_service.runners import SCIKIT_LEARN, SklearnRunner, class_labels, label_name
+from backend.model_service.runners import SCIKIT_LEARN, Columns, Runner, SklearnRunner, class_labels, label_name
 from backend.model_service.sample import Sample, as_container, read_sample
 
 _SAMPLE_ROWS_KEPT: Final = 5
 _LIBRARIES: Final = ("scikit-learn", "skops", "numpy", "pandas")
-_PICKLE_SUFFIXES: Final = frozenset({".joblib", ".pkl", ".pickle"})
 _REASON: Final = "The fitted pipeline itself: the reference for any other runner."
 
 
@@ -41,24 +36,6 @@ class Registered:
 
     manifest: Manifest
     findings: tuple[str, ...]
-
-
-def load_pipeline_file(path: Path, *, allow_pickle: bool) -> Any:
-    """Load a fitted pipeline from a ``.skops``, ``.joblib`` or ``.pkl`` file.
-
-    Raises:
-        RegistrationError: it cannot be read, or is pickle and that is not allowed.
-    """
-    suffix = path.suffix.lower()
-    if suffix != ".skops" and suffix not in _PICKLE_SUFFIXES:
-        raise RegistrationError("The pipeline must be a .skops, .joblib or .pkl file.")
-    artifact_format = ArtifactFormat.SKOPS if suffix == ".skops" else ArtifactFormat.JOBLIB
-    try:
-        return load_artifact(path.read_bytes(), artifact_format, allow_pickle=allow_pickle)
-    except OSError as error:
-        raise RegistrationError(f"The pipeline file cannot be read ({type(error).__name__}).") from error
-    except ModelRefused as refused:
-        raise RegistrationError(refused.reason) from refused
 
 
 def register(
@@ -94,14 +71,13 @@ def register(
     if isinstance(pipeline, Path):
         pipeline = load_pipeline_file(pipeline, allow_pickle=allow_pickle)
     try:
-        candidate = _examine(pipeline, sample, target, allow_pickle=allow_pickle)
+        with one_openmp_thread():  # as it will be served, and so measured
+            candidate = _examine(pipeline, sample, target, allow_pickle=allow_pickle)
         manifest = _manifest(candidate, name, version, dict(metrics or {}))
         repository.publish(manifest, candidate.artifact)
         if alias is not None:
             repository.set_alias(name, alias, version)
-    except ModelRefused as refused:
-        raise RegistrationError(refused.reason) from refused
-    except FileExistsError as error:
+    except (ModelRefused, WrongAnswer, FileExistsError) as error:
         raise RegistrationError(str(error)) from error
     return Registered(manifest=manifest, findings=_findings(manifest, candidate, alias))
 
@@ -141,16 +117,15 @@ def _examine(pipeline: Any, sample_path: Path, target: str | None, *, allow_pick
     if hasattr(pipeline, "best_estimator_"):
         notes.append("the best estimator of the search is served, without the search")
         pipeline = pipeline.best_estimator_
-    task = _task(pipeline)
+    task = task_of(pipeline)
     classes = class_labels(pipeline) if task is Task.CLASSIFICATION else ()
-    artifact_format, artifact = _write(pipeline, allow_pickle=allow_pickle)
+    artifact_format, artifact = write_pipeline(pipeline, allow_pickle=allow_pickle)
     served = load_artifact(artifact, artifact_format, allow_pickle=allow_pickle)
-    sample = read_sample(sample_path, pipeline, target=target, predicts=partial(_predicts, pipeline))
-    container = _container(pipeline, sample.frame)
+    sample = read_sample(sample_path, pipeline, target=target, predicts=partial(predicts, pipeline))
+    container = container_of(pipeline, sample.frame)
     runner = SklearnRunner(served, task, BatchBuilder(sample.inputs, container))
     rows = _encode(sample)
-    answered = runner.predict(rows, OutputOptions())
-    check_parity(pipeline, as_container(sample.frame, container), answered)
+    answered = _compare(pipeline, as_container(sample.frame, container), runner, rows)
     metrics = {} if sample.target is None else held_out_metrics(task, sample.target, answered, classes)
     return _Candidate(
         task=task,
@@ -165,63 +140,6 @@ def _examine(pipeline: Any, sample_path: Path, target: str | None, *, allow_pick
     )
 
 
-def _task(pipeline: Any) -> Task:
-    try:
-        check_is_fitted(pipeline)
-    except (TypeError, NotFittedError) as error:
-        raise RegistrationError("The pipeline must be a scikit-learn estimator that has been fitted.") from error
-    if is_classifier(pipeline):
-        return Task.CLASSIFICATION
-    if is_regressor(pipeline):
-        return Task.REGRESSION
-    raise RegistrationError("The pipeline is neither a classifier nor a regressor.")
-
-
-def _write(pipeline: Any, *, allow_pickle: bool) -> tuple[ArtifactFormat, bytes]:
-    """Write as skops, or as joblib where skops cannot and that is allowed."""
-    try:
-        data = dump_artifact(pipeline, ArtifactFormat.SKOPS)
-        foreign = ", ".join(untrusted_types(data))
-    except (TypeError, AttributeError, ValueError) as error:
-        foreign = str(error)
-    else:
-        if not foreign:
-            return ArtifactFormat.SKOPS, data
-    if not allow_pickle:
-        raise RegistrationError(
-            f"skops cannot hold the pipeline without trusting what it does not know ({foreign}). "
-            "Replace that step, or allow pickle models where you trust the file's whole history."
-        )
-    return ArtifactFormat.JOBLIB, dump_artifact(pipeline, ArtifactFormat.JOBLIB)
-
-
-def _container(pipeline: Any, frame: pd.DataFrame) -> Container:
-    """A frame for what was fitted on names; else an array, unless only a frame will do."""
-    if hasattr(pipeline, "feature_names_in_"):
-        return Container.FRAME
-    try:
-        pipeline.predict(as_container(frame.head(1), Container.ARRAY))
-    except Exception as error:
-        if _works(pipeline, frame.head(1), Container.FRAME):
-            return Container.FRAME
-        raise RegistrationError(f"The pipeline fails on the sample: {type(error).__name__}: {error}") from error
-    return Container.ARRAY
-
-
-def _predicts(pipeline: Any, frame: pd.DataFrame) -> bool:
-    if hasattr(pipeline, "feature_names_in_"):
-        return _works(pipeline, frame, Container.FRAME)
-    return _works(pipeline, frame, Container.ARRAY) or _works(pipeline, frame, Container.FRAME)
-
-
-def _works(pipeline: Any, frame: pd.DataFrame, container: Container) -> bool:
-    try:
-        answer = np.asarray(pipeline.predict(as_container(frame, container)))
-    except Exception:  # noqa: BLE001 - whatever a pipeline raises, the answer is no
-        return False
-    return answer.dtype.kind != "f" or bool(np.isfinite(answer).all())
-
-
 def _encode(sample: Sample) -> list[Row]:
     """Take the sample's rows the way a caller's rows go."""
     encoder = RowEncoder(sample.inputs, max_rows=len(sample.rows))
@@ -233,6 +151,17 @@ def _encode(sample: Sample) -> list[Row]:
         raise RegistrationError(
             f"Row {int(row) + 1} of the sample, column {column!r}: {error.errors[0].detail}"
         ) from error
+
+
+def _compare(pipeline: Any, data: Any, runner: Runner, rows: list[Row]) -> Columns:
+    try:
+        answered = runner.predict(rows, OutputOptions())
+        check_parity(pipeline, data, answered)
+    except ModelServiceError:
+        raise
+    except Exception as error:
+        raise RegistrationError(f"The pipeline fails on the sample: {type(error).__name__}: {error}") from error
+    return answered
 
 
 def _manifest(candidate: _Candidate, name: str, version: str, metrics: dict[str, float]) -> Manifest:

@@ -5,7 +5,7 @@ engine across the network. All answer with the same columns, so that one piece o
 them as JSON and compares one runner with another.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -56,8 +56,9 @@ class SklearnRunner:
         self._model = model
         self._task = task
         self._builder = builder
-        final = model.steps[-1][1] if isinstance(model, Pipeline) else model
-        self._one_call = isinstance(final, _LABEL_IS_HIGHEST_PROBABILITY)
+        # A classifier is asked twice, and need not prepare the rows twice.
+        self._prepare, self._final = _apart(model)
+        self._one_call = isinstance(self._final, _LABEL_IS_HIGHEST_PROBABILITY)
         self._has_probabilities = hasattr(model, "predict_proba")
         self._classes = class_labels(model) if task is Task.CLASSIFICATION else ()
 
@@ -68,11 +69,12 @@ class SklearnRunner:
             return Columns(values=_numbers(self._model.predict(data), (len(rows),)))
         if not (options.probabilities and self._has_probabilities):
             return Columns(labels=_labels(self._model.predict(data), len(rows)))
-        probabilities = _numbers(self._model.predict_proba(data), (len(rows), len(self._classes)))
+        data = self._prepare(data)
+        probabilities = _numbers(self._final.predict_proba(data), (len(rows), len(self._classes)))
         if self._one_call:
             labels: Sequence[Label] = [self._classes[place] for place in probabilities.argmax(axis=1).tolist()]
         else:
-            labels = _labels(self._model.predict(data), len(rows))
+            labels = _labels(self._final.predict(data), len(rows))
         return Columns(labels=labels, probabilities=probabilities)
 
 
@@ -94,6 +96,13 @@ def class_labels(model: Any) -> tuple[Label, ...]:
 def label_name(label: Label) -> str:
     """Return a label as the name of its probability: 3 is "3", true is "true"."""
     return str(label).lower() if isinstance(label, bool) else str(label)
+
+
+def _apart(model: Any) -> tuple[Callable[[Any], Any], Any]:
+    """Take a pipeline apart into what prepares the rows and what predicts them."""
+    if isinstance(model, Pipeline) and len(model.steps) > 1:
+        return model[:-1].transform, model.steps[-1][1]
+    return lambda data: data, model
 
 
 def _labels(answer: Any, count: int) -> Sequence[Label]:

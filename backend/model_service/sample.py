@@ -64,8 +64,6 @@ def read_sample(path: Path, pipeline: Any, *, target: str | None, predicts: Pred
     names = _input_names(header, pipeline, target)
     encoded = encoded_columns(pipeline, names)
     frame, typed = _read(path, names, encoded)
-    if frame.empty:
-        raise RegistrationError("The sample has a header and no rows.")
     nullable = {name for name in names if _takes_gaps(frame, name, predicts)}
     usable = ~frame[[name for name in names if name not in nullable]].isna().any(axis=1)
     truth = _truth(path, target)
@@ -138,6 +136,8 @@ def _read(path: Path, names: list[str], encoded: dict[str, EncodedColumn]) -> tu
         )[names]
     except (ValueError, OSError) as error:
         raise RegistrationError(f"The sample cannot be read as CSV: {type(error).__name__}.") from error
+    if frame.empty:
+        raise RegistrationError("The sample has a header and no rows.")
     for name in names:
         if typed[name].dtype.name not in _KINDS:
             raise RegistrationError(f"The sample's column {name!r} holds no values, or values of several types.")

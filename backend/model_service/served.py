@@ -85,13 +85,12 @@ class LoadedModel:
         Raises:
             ModelRefused: the rows do not fit the inputs, or the model fails on them.
         """
-        samples = [list(row) for row in self._manifest.sample_rows]
-        if not samples:
-            return
         try:
-            rows = self._encoder.encode(samples).rows
-            for _, execute in self._by_options.values():
-                execute(rows)
+            for sample in self._manifest.sample_rows:
+                # One by one: a request may be allowed fewer rows than there are samples.
+                rows = self._encoder.encode([sample]).rows
+                for _, execute in self._by_options.values():
+                    execute(rows)
         except SchemaMismatch as error:
             raise ModelRefused("The manifest's sample rows do not fit its inputs.") from error
         except Exception as error:

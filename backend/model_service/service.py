@@ -2,81 +2,28 @@
 
 import asyncio
 import logging
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
-
-from backend.domain.errors import ModelNotFound, ModelUnavailable
+from backend.domain.errors import ModelNotFound
 from backend.domain.health import HealthStatus, ResourceHealth
 from backend.domain.models import ModelRef, ModelSummary
-from backend.model_service.aliases import STABLE, Aliases, main_version
+from backend.model_service.aliases import main_version
 from backend.model_service.encoding import DEFAULT_MAX_ROWS
 from backend.model_service.errors import ModelRefused
+from backend.model_service.fitted import one_openmp_thread
 from backend.model_service.lanes import LaneLimits, Lanes
 from backend.model_service.repository import ModelRepository
 from backend.model_service.served import LoadedModel, load_model
+from backend.model_service.shelf import Shelf
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Shelf:
-    """One model: its versions newest first, those that failed with their reasons, and its aliases."""
-
-    versions: dict[str, LoadedModel]
-    failed: dict[str, str]
-    aliases: Aliases = field(default_factory=dict)
-    aliases_fault: str | None = None
-
-    def find(self, selector: str | None) -> LoadedModel:
-        version = self._version(selector)
-        loaded = self.versions.get(version)
-        if loaded is None:
-            # Not the reason: it is the operator's, and stands in the health and the summary.
-            raise ModelUnavailable("This version of the model could not be loaded.")
-        return loaded
-
-    def default_version(self) -> str | None:
-        """Which version a bare name means; None where it cannot be served."""
-        try:
-            return self.find(None).info.version
-        except ModelUnavailable:
-            return None
-
-    def faults(self) -> list[str]:
-        """What an operator has to repair, without paths."""
-        found = [f"version {version}: {reason}" for version, reason in self.failed.items()]
-        if self.aliases_fault is not None:
-            found.append(self.aliases_fault)
-        found += [
-            f"alias {alias} points at version {target.version}, which does not serve"
-            for alias, targets in self.aliases.items()
-            for target in targets
-            if target.version not in self.versions
-        ]
-        return found
-
-    def _version(self, selector: str | None) -> str:
-        if selector is not None and (selector in self.versions or selector in self.failed):
-            return selector
-        if self.aliases_fault is not None:
-            # Guessing here could serve a version that the operator took back.
-            raise ModelUnavailable("This model's aliases could not be read.")
-        if selector is not None:
-            if selector not in self.aliases:
-                raise ModelNotFound
-            return main_version(self.aliases[selector])
-        if STABLE in self.aliases:
-            return main_version(self.aliases[STABLE])
-        return next(iter(self.versions), "")
 
 
 class ModelService:
     """A :class:`ModelCatalog` and a :class:`HealthProbe` over a folder of models."""
 
-    def __init__(self, shelves: dict[str, _Shelf], lanes: Lanes, *, loads: int) -> None:
+    def __init__(self, shelves: dict[str, Shelf], lanes: Lanes, *, loads: int) -> None:
         self._shelves = shelves
         self._lanes = lanes
         self._loads = loads
@@ -101,7 +48,7 @@ class ModelService:
         limits = limits or LaneLimits()
         if not max_rows <= limits.max_share_rows <= limits.max_waiting_rows:
             raise ValueError("a request's rows must fit a share's queue, and a share's queue must fit the whole")
-        lanes = Lanes(limits, prepare_thread=_one_openmp_thread)
+        lanes = Lanes(limits, prepare_thread=one_openmp_thread)
         loader = _Loader(ModelRepository(root), lanes, allow_pickle=allow_pickle, max_rows=max_rows)
         shelves = await asyncio.to_thread(loader.load_all)
         lanes.start()
@@ -149,7 +96,7 @@ class ModelService:
         """Refuse new rows, finish what is queued, stop the worker; within a bound."""
         await self._lanes.aclose()
 
-    def _health(self, name: str, shelf: _Shelf, stuck: frozenset[str]) -> ResourceHealth:
+    def _health(self, name: str, shelf: Shelf, stuck: frozenset[str]) -> ResourceHealth:
         line = f"model:{name}"
         if any(loaded.lane_name in stuck for loaded in shelf.versions.values()):
             return ResourceHealth(name=line, status=HealthStatus.DOWN, detail="a prediction does not return")
@@ -168,11 +115,11 @@ class _Loader:
         self._max_rows = max_rows
         self.loads = 0
 
-    def load_all(self) -> dict[str, _Shelf]:
+    def load_all(self) -> dict[str, Shelf]:
         shelves = {name: self._load_shelf(name) for name in self._repository.names()}
         return {name: shelf for name, shelf in shelves.items() if shelf.versions or shelf.failed}
 
-    def _load_shelf(self, name: str) -> _Shelf:
+    def _load_shelf(self, name: str) -> Shelf:
         versions: dict[str, LoadedModel] = {}
         failed: dict[str, str] = {}
         for version in self._repository.versions(name):
@@ -190,16 +137,7 @@ class _Loader:
                 logger.warning("model %s version %s is not served: %s", name, version, refused.reason)
                 failed[version] = refused.reason
         try:
-            return _Shelf(versions=versions, failed=failed, aliases=self._repository.aliases(name))
+            return Shelf(versions=versions, failed=failed, aliases=self._repository.aliases(name))
         except ModelRefused as refused:
             logger.warning("model %s: %s", name, refused.reason)
-            return _Shelf(versions=versions, failed=failed, aliases_fault=refused.reason)
-
-
-def _one_openmp_thread() -> None:
-    """Keep compiled loops on the worker thread itself.
-
-    Hist-boosting splits even one row over all cores: no sooner done, and the other cores spin for nothing. OpenMP keeps
-    this number per thread, so nothing else in the process is affected.
-    """
-    threadpool_limits(1, user_api="openmp")
+            return Shelf(versions=versions, failed=failed, aliases_fault=refused.reason)

@@ -35,12 +35,13 @@ def check_trees(model: object) -> None:
     found = list(reachable(model))
     owned: set[int] = set()
     for thing in found:
-        if isinstance(thing, BaseDecisionTree) and hasattr(thing, "tree_"):  # a forest keeps an unfitted template
+        # Ensembles keep unfitted templates of their members, which can predict nothing.
+        if isinstance(thing, BaseDecisionTree) and hasattr(thing, "tree_"):
             _check_decision_tree(thing)
             owned.add(id(thing.tree_))
-        elif isinstance(thing, BaseForest | BaseGradientBoosting):
+        elif isinstance(thing, BaseForest | BaseGradientBoosting) and hasattr(thing, "estimators_"):
             _check_members(thing)
-        elif isinstance(thing, BaseHistGradientBoosting):
+        elif isinstance(thing, BaseHistGradientBoosting) and hasattr(thing, "_predictors"):
             owned.update(_check_hist_boosting(thing))
         elif isinstance(thing, IsolationForest):
             raise ModelRefused("The artifact holds an isolation forest, which is not served.")
@@ -62,7 +63,7 @@ def _check_decision_tree(estimator: Any) -> None:
 
 def _check_members(ensemble: Any) -> None:
     """Members are called without a second look at their input's width: theirs must be the ensemble's."""
-    members = np.asarray(getattr(ensemble, "estimators_", ()), dtype=object)
+    members = np.asarray(ensemble.estimators_, dtype=object)
     width = getattr(ensemble, "n_features_in_", None)
     if not members.size or any(getattr(member, "n_features_in_", None) != width for member in members.flat):
         raise ModelRefused("The artifact holds a damaged ensemble: its members' width.")

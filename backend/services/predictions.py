@@ -122,7 +122,7 @@ class PredictionService:
         await self._book(answer, command, Settlement(lease=lease, cache_fill=fill))
         return answer
 
-    async def aclose(self) -> None:
+    async def settled(self) -> None:
         """Wait until everything that was answered is settled."""
         if self._unfinished:
             await asyncio.gather(*self._unfinished, return_exceptions=True)

@@ -33,7 +33,7 @@ class SqlKeyDirectory:
         )
         with translated_errors():
             async with self._database.session() as session:
-                found = (await session.execute(query)).tuples().one_or_none()
+                found = (await session.execute(query)).one_or_none()
         if found is None:
             return None
         key, tenant, plan = found

@@ -31,6 +31,7 @@ from backend.domain.usage import UsageEvent
 
 log = logging.getLogger(__name__)
 _ATTEMPTS = 2
+_Identity = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class _Pending:
     event: UsageEvent
     fingerprint: bytes
     written: asyncio.Future[None]
+
+    @property
+    def identity(self) -> _Identity:
+        """What is unique in the ledger."""
+        return self.event.tenant_id, self.event.id
 
 
 class EventConflict(MeteringUnavailable):
@@ -111,8 +117,8 @@ class GroupCommitLedger:
                 self._failing = True
                 continue
             self._failing = False
-            _resolve(batch, conflicts)
             self.conflicts += len(conflicts)
+            _resolve(batch, conflicts)
             return
         for entry in batch:
             if not entry.written.done():
@@ -120,13 +126,15 @@ class GroupCommitLedger:
                 # The caller may be gone; then nobody else would take the exception.
                 entry.written.exception()
 
-    async def _write(self, batch: Sequence[_Pending]) -> set[str]:
-        """Commit a batch; return the ids that were there already with another content."""
+    async def _write(self, batch: Sequence[_Pending]) -> list[_Pending]:
+        """Commit a batch; return those of it whose id was there already with another content."""
         stored_at = datetime.now(UTC)
+        # In one order for all writers: two that hold the same events then wait for each other, and never deadlock.
+        ordered = sorted(batch, key=lambda entry: entry.identity)
         async with self._engine.begin() as connection:
-            result = await connection.execute(self._insert(), [_values(entry, stored_at) for entry in batch])
+            result = await connection.execute(self._insert(), [_values(entry, stored_at) for entry in ordered])
             if result.rowcount == len(batch):
-                return set()
+                return []
             return await _conflicting(connection, batch)
 
     def _insert(self) -> Insert:
@@ -135,26 +143,24 @@ class GroupCommitLedger:
         return postgresql_insert(UsageEventRow).on_conflict_do_nothing()
 
 
-async def _conflicting(connection: AsyncConnection, batch: Sequence[_Pending]) -> set[str]:
-    identity = tuple_(col(UsageEventRow.tenant_id), col(UsageEventRow.event_id))
+async def _conflicting(connection: AsyncConnection, batch: Sequence[_Pending]) -> list[_Pending]:
+    columns = col(UsageEventRow.tenant_id), col(UsageEventRow.event_id), col(UsageEventRow.fingerprint)
     stored = await connection.execute(
-        select(col(UsageEventRow.event_id), col(UsageEventRow.fingerprint)).where(
-            identity.in_([(entry.event.tenant_id, entry.event.id) for entry in batch])
-        )
+        select(*columns).where(tuple_(*columns[:2]).in_([entry.identity for entry in batch]))
     )
-    prints = dict(stored.tuples().all())
-    return {entry.event.id for entry in batch if prints[entry.event.id] != entry.fingerprint}
+    prints: dict[_Identity, bytes] = {(tenant_id, event_id): print_ for tenant_id, event_id, print_ in stored}
+    return [entry for entry in batch if prints[entry.identity] != entry.fingerprint]
 
 
-def _resolve(batch: Sequence[_Pending], conflicts: set[str]) -> None:
-    for entry in batch:
-        if entry.written.done():
-            continue
-        if entry.event.id in conflicts:
-            log.error("usage event contradicts the ledger", extra={"event_id": entry.event.id})
+def _resolve(batch: Sequence[_Pending], conflicts: Sequence[_Pending]) -> None:
+    for entry in conflicts:
+        # Also when its caller has gone: a contradiction is never passed over in silence.
+        log.error("usage event contradicts the ledger", extra={"event_id": entry.event.id})
+        if not entry.written.done():
             entry.written.set_exception(EventConflict())
             entry.written.exception()
-        else:
+    for entry in batch:
+        if not entry.written.done():
             entry.written.set_result(None)
 
 

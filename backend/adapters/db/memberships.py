@@ -65,4 +65,4 @@ class SqlMemberships:
             .where(col(MembershipRow.user_id) == user_id)
             .order_by(col(MembershipRow.id))
         )
-        return [(_membership(seat), tenant_from_row(tenant)) for seat, tenant in rows.tuples()]
+        return [(_membership(seat), tenant_from_row(tenant)) for seat, tenant in rows]

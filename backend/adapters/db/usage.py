@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Integer, func, literal_column, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, func, literal_column, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import SQLModel, col
 
@@ -106,18 +106,18 @@ class SqlUsageReader:
         limit: int,
         conditions: list[ColumnElement[bool]],
     ) -> EventPage:
-        transaction = self._transaction()
-        position = tuple_(transaction, col(UsageEventRow.position))
-        statement = select(*_LEDGER.columns, transaction.label("transaction"))
+        order = self._commit_order()
+        position = tuple_(*order)
+        statement = select(*_LEDGER.columns, self._transaction().label("transaction"))
         for condition in (*conditions, *_conditions(wanted)):
             statement = statement.where(condition)
         with translated_errors():
             async with self._engine.connect() as connection:
                 watermark = await self._watermark(connection)
                 statement = (
-                    statement.where(position > tuple_(after.transaction, after.row))
-                    .where(position < tuple_(watermark.transaction, watermark.row))
-                    .order_by(transaction, col(UsageEventRow.position))
+                    statement.where(position > self._place(after))
+                    .where(position < self._place(watermark))
+                    .order_by(*order)
                     .limit(limit + 1)
                 )
                 rows = (await connection.execute(statement)).mappings().all()
@@ -127,11 +127,17 @@ class SqlUsageReader:
             watermark=watermark,
         )
 
-    def _transaction(self) -> ColumnElement[int]:
+    def _commit_order(self) -> list[ColumnElement[Any]]:
         # SQLite commits one writer at a time, so there the row number alone is commit order.
-        if self._is_sqlite:
-            return literal_column("0", Integer)
-        return literal_column("usage_events.commit_xid", Integer)
+        row = _LEDGER.columns.position
+        return [row] if self._is_sqlite else [self._transaction(), row]
+
+    def _place(self, position: LedgerPosition) -> ColumnElement[Any]:
+        """Return a position as what the commit order is compared with."""
+        return tuple_(position.row) if self._is_sqlite else tuple_(position.transaction, position.row)
+
+    def _transaction(self) -> ColumnElement[int]:
+        return literal_column("0" if self._is_sqlite else "usage_events.commit_xid", BigInteger)
 
     async def _watermark(self, connection: AsyncConnection) -> LedgerPosition:
         """Return the position below which nothing can still appear."""

@@ -183,7 +183,7 @@ class MemoryAdmission:
         return AdmissionDecision(
             verdict=Verdict.ADMITTED,
             standing=Standing(
-                rates=rates.states, quotas=_quota_states(request.quotas, asked.counters, asked.period, now_s)
+                rates=rates.states, quotas=tuple([state.with_reserved(request.cost) for state in quotas])
             ),
             cached=tuple([self._cache.get((asked.tenant_id, key), now_s) for key in request.cache_keys]),
             lease=lease,

@@ -1,0 +1,65 @@
+"""One model on the shelf: its versions and aliases, and which version a reference means."""
+
+from dataclasses import dataclass, field
+
+from backend.domain.errors import ModelNotFound, ModelUnavailable
+from backend.model_service.aliases import STABLE, Aliases, main_version
+from backend.model_service.served import LoadedModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    """One model: its versions newest first, those that failed with their reasons, and its aliases."""
+
+    versions: dict[str, LoadedModel]
+    failed: dict[str, str]
+    aliases: Aliases = field(default_factory=dict)
+    aliases_fault: str | None = None
+
+    def find(self, selector: str | None) -> LoadedModel:
+        """Return the version that a selector means: a version, an alias, or None for the default.
+
+        Raises:
+            ModelNotFound: no such version or alias.
+            ModelUnavailable: there is one, and it does not serve.
+        """
+        version = self._version(selector)
+        loaded = self.versions.get(version)
+        if loaded is None:
+            # Not the reason: it is the operator's, and stands in the health and the summary.
+            raise ModelUnavailable("This version of the model could not be loaded.")
+        return loaded
+
+    def default_version(self) -> str | None:
+        """Which version a bare name means; None where it cannot be served."""
+        try:
+            return self.find(None).info.version
+        except ModelUnavailable:
+            return None
+
+    def faults(self) -> list[str]:
+        """What an operator has to repair, without paths."""
+        found = [f"version {version}: {reason}" for version, reason in self.failed.items()]
+        if self.aliases_fault is not None:
+            found.append(self.aliases_fault)
+        found += [
+            f"alias {alias} points at version {target.version}, which does not serve"
+            for alias, targets in self.aliases.items()
+            for target in targets
+            if target.version not in self.versions
+        ]
+        return found
+
+    def _version(self, selector: str | None) -> str:
+        if selector is not None and (selector in self.versions or selector in self.failed):
+            return selector
+        if self.aliases_fault is not None:
+            # Guessing here could serve a version that the operator took back.
+            raise ModelUnavailable("This model's aliases could not be read.")
+        if selector is not None:
+            if selector not in self.aliases:
+                raise ModelNotFound
+            return main_version(self.aliases[selector])
+        if STABLE in self.aliases:
+            return main_version(self.aliases[STABLE])
+        return next(iter(self.versions), "")

@@ -1,0 +1,228 @@
+"""The application as production composes it, in both shapes: SQLite with in-process adapters, PostgreSQL with Redis.
+
+One application of each shape serves a whole run; each test makes tenants of its own in it.
+"""
+
+import itertools
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient, Response
+from sqlalchemy import create_engine, text
+
+from backend.adapters.db.migrations import upgrade
+from backend.api.resources import Resources
+from backend.domain.api_keys import Environment
+from backend.domain.callers import ActorKind, Caller
+from backend.domain.ids import TenantId
+from backend.domain.limits import period_of
+from backend.domain.scopes import TENANT_SCOPES, Role, Scope
+from backend.main import create_app
+from backend.services.api_keys import ApiKeyService, KeyWish
+from backend.services.tenants import TenantService
+from backend.settings import Settings
+from tests.model_cache import cached_demo_models
+
+SECRETS: dict[str, Any] = {
+    "secret_key": "tests-0123456789-abcdefghijklmnopqrstuv",
+    "key_peppers": "1:tests-9876543210-zyxwvutsrqponmlkjihgfe",
+}
+PASSWORD = "seven purple elephants dance"
+KEY_SCOPES = frozenset({Scope.PREDICT, Scope.MODELS_READ, Scope.USAGE_READ})
+_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """An API key of a test's tenant."""
+
+    id: str
+    secret: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.secret}"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantUnderTest:
+    """A tenant with an owner who can sign in, a live key and a test key."""
+
+    id: TenantId
+    slug: str
+    owner_email: str
+    live: Key
+    test: Key
+
+
+class World:
+    """A running application, and what tests need to put into it."""
+
+    def __init__(self, app: FastAPI, client: AsyncClient, shape: str) -> None:
+        self.app = app
+        self.client = client
+        self.shape = shape
+
+    @property
+    def resources(self) -> Resources:
+        resources: Resources = self.app.state.resources
+        return resources
+
+    async def tenant(self, plan: str = "enterprise") -> TenantUnderTest:
+        """Make a tenant on a plan, with an owner and two keys."""
+        slug = f"tenant-{next(_numbers)}-{self.shape}"
+        async with self._unit() as (tenants, keys):
+            await tenants.seed_plans()
+            tenant = await tenants.create(slug=slug, name=slug, plan=plan)
+            email = f"owner@{slug}.example"
+            user = await tenants.add_user(email=email, password=PASSWORD)
+            await tenants.seat(tenant.id, user.id, Role.OWNER)
+            live = await self._key(keys, tenant.id, Environment.LIVE)
+            test = await self._key(keys, tenant.id, Environment.TEST)
+        return TenantUnderTest(id=tenant.id, slug=slug, owner_email=email, live=live, test=test)
+
+    async def member(self, tenant: TenantUnderTest, role: Role) -> str:
+        """Seat a new user in a tenant; return the address to sign in with."""
+        email = f"user{next(_numbers)}@{tenant.slug}.example"
+        async with self._unit() as (tenants, _):
+            user = await tenants.add_user(email=email, password=PASSWORD)
+            await tenants.seat(tenant.id, user.id, role)
+        return email
+
+    async def key(self, tenant: TenantUnderTest, environment: Environment = Environment.LIVE, **wish: Any) -> Key:
+        """Make a further key."""
+        async with self._unit() as (_, keys):
+            return await self._key(keys, tenant.id, environment, **wish)
+
+    async def log_in(self, email: str, **form: str) -> dict[str, str]:
+        """Sign in; return the headers of a signed-in caller."""
+        answer = await self.token(username=email, password=PASSWORD, **form)
+        assert answer.status_code == 200, answer.text
+        return {"Authorization": f"Bearer {answer.json()['access_token']}"}
+
+    async def token(self, *, grant_type: str = "password", **form: str) -> Response:
+        """Ask the token endpoint."""
+        return await self.client.post("/v1/auth/token", data={"grant_type": grant_type, **form})
+
+    async def predict(
+        self, key: Key, inputs: Any = None, *, model: str = "iris", headers: dict[str, str] | None = None, **body: Any
+    ) -> Response:
+        """Predict with a key."""
+        rows = IRIS if inputs is None else inputs
+        content = {"model": model, "inputs": rows, **body}
+        answer = await self.client.post("/v1/predict", json=content, headers={**key.headers, **(headers or {})})
+        # Over a socket the next request could not overtake this; within one process it would.
+        await self.resources.predictions.settled()
+        return answer
+
+    async def events(self, tenant: TenantUnderTest) -> list[dict[str, Any]]:
+        """Return all usage events of a tenant, once the watermark has passed those it had when asked."""
+        reader = self.resources.usage_reader
+        headers = tenant.live.headers
+        while True:
+            answer = await self.client.get("/v1/usage/events?limit=100", headers=headers)
+            assert answer.status_code == 200, answer.text
+            events: list[dict[str, Any]] = answer.json()["data"]
+            # Other tests' open transactions may hold the watermark back for a moment.
+            if sum(event["units"] for event in events) == await self._units(reader, tenant):
+                return events
+
+    @staticmethod
+    async def _units(reader: Any, tenant: TenantUnderTest) -> int:
+        period = period_of(time.time())
+        live = await reader.units_in_period(tenant.id, Environment.LIVE, period, None)
+        test = await reader.units_in_period(tenant.id, Environment.TEST, period, None)
+        return int(live + test)
+
+    async def _key(self, keys: ApiKeyService, tenant_id: TenantId, environment: Environment, **wish: Any) -> Key:
+        owner = Caller(kind=ActorKind.USER, credential_id="tests", tenant_id=tenant_id, scopes=TENANT_SCOPES)
+        wanted = KeyWish(**{"name": "key", "environment": environment, "scopes": KEY_SCOPES, **wish})
+        key, secret = await keys.create(owner, wanted)
+        return Key(id=key.id, secret=secret)
+
+    @asynccontextmanager
+    async def _unit(self) -> AsyncIterator[tuple[TenantService, ApiKeyService]]:
+        resources = self.resources
+        async with resources.store.unit_of_work() as unit:
+            tenants = TenantService(
+                unit=unit,
+                passwords=resources.password_hasher,
+                admission=resources.admission,
+                clock=resources.clock,
+            )
+            keys = ApiKeyService(
+                unit=unit,
+                hasher=resources.key_hasher,
+                admission=resources.admission,
+                cursors=resources.cursor_codec,
+                clock=resources.clock,
+            )
+            yield tenants, keys
+
+
+IRIS = [[5.1, 3.5, 1.4, 0.2]]
+
+
+@asynccontextmanager
+async def running(settings: Settings, shape: str) -> AsyncIterator[World]:
+    """Run an application within this process."""
+    upgrade(settings.migration_url)
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        transport = ASGITransport(app=app, raise_app_exceptions=False)
+        async with AsyncClient(transport=transport, base_url="http://testserver", timeout=30) as client:
+            yield World(app, client, shape)
+
+
+def embedded_settings(folder: Path, **changes: Any) -> Settings:
+    """Return settings of the embedded shape, with its state in a folder."""
+    return Settings(
+        **{
+            "environment": "production",
+            "database_url": f"sqlite+aiosqlite:///{folder / 'forecourt.db'}",
+            "models": cached_demo_models(),
+            **SECRETS,
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+async def embedded_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    async with running(embedded_settings(tmp_path_factory.mktemp("embedded")), "embedded") as world:
+        yield world
+
+
+@pytest.fixture(scope="session")
+async def server_world(postgres_url: str, redis_url: str) -> AsyncIterator[World]:
+    url = fresh_database(postgres_url, "api")
+    # The bounds are wide: these tests are about answers, not about waiting.
+    settings = embedded_settings(
+        Path("unused"), database_url=url, redis_url=redis_url, redis_timeout_s=5.0, database_timeout_s=20.0
+    )
+    async with running(settings, "server") as world:
+        yield world
+
+
+def fresh_database(postgres_url: str, suffix: str) -> str:
+    """Make an empty database next to the worker's own; return its URL."""
+    base, _, name = postgres_url.rpartition("/")
+    engine = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f'DROP DATABASE IF EXISTS "{name}_{suffix}" WITH (FORCE)'))
+        connection.execute(text(f'CREATE DATABASE "{name}_{suffix}"'))
+    engine.dispose()
+    return f"{base}/{name}_{suffix}"
+
+
+@pytest.fixture(params=["embedded", "server"])
+def world(request: pytest.FixtureRequest) -> World:
+    """The application, once in each shape."""
+    found: World = request.getfixturevalue(f"{request.param}_world")
+    return found

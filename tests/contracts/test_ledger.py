@@ -1,0 +1,306 @@
+"""The ledger's writer, in one body over SQLite and PostgreSQL (LEDGER.md R1 to R4)."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+import pytest
+
+from backend.adapters.db.ledger import EventConflict, GroupCommitLedger
+from backend.adapters.db.migrations import upgrade
+from backend.domain.errors import MeteringUnavailable
+from backend.domain.health import HealthStatus
+from backend.domain.usage import UsageEvent
+from tests.contracts.ledgers import Books, an_event, new_tenant, opened_books
+from tests.databases import postgres_cut_off, postgres_database, sqlite_url, writers_held_off
+
+pytestmark = pytest.mark.anyio
+
+SHORT_S = 0.3
+# Two attempts, each bounded by SHORT_S, and a loaded machine.
+BOUND_S = 10.0
+
+# A file does not close its connections.
+postgres_only = pytest.mark.parametrize("ledger_url", ["postgres"], indirect=True)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def ledger_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if request.param == "sqlite":
+        url = sqlite_url(tmp_path_factory.mktemp("ledger"))
+        upgrade(url)
+        yield url
+        return
+    with postgres_database(request.getfixturevalue("postgres_url")) as url:
+        upgrade(url)
+        yield url
+
+
+@pytest.fixture
+async def books(ledger_url: str) -> AsyncIterator[Books]:
+    async with opened_books(ledger_url) as books:
+        yield books
+
+
+@pytest.fixture
+async def ledger(books: Books) -> AsyncIterator[GroupCommitLedger]:
+    async with books.writer() as ledger:
+        yield ledger
+
+
+@pytest.fixture
+async def hasty_ledger(ledger_url: str) -> AsyncIterator[GroupCommitLedger]:
+    """A ledger that waits for its database for a moment only."""
+    async with opened_books(ledger_url, timeout_s=SHORT_S) as books, books.writer() as ledger:
+        yield ledger
+
+
+def content(event: UsageEvent) -> dict[str, Any]:
+    """Return an event as the ledger's columns name it."""
+    fields = {name: str(value) if isinstance(value, str) else value for name, value in asdict(event).items()}
+    return {"event_id": fields.pop("id"), **fields, "fingerprint": event.fingerprint()}
+
+
+async def append_all(ledger: GroupCommitLedger, events: list[UsageEvent]) -> list[BaseException | None]:
+    return await asyncio.gather(*(ledger.append(event.tenant_id, event) for event in events), return_exceptions=True)
+
+
+async def test_r2_an_event_is_durable_when_append_returns(books: Books, ledger: GroupCommitLedger) -> None:
+    tenant = new_tenant()
+    event = an_event(tenant)
+    before = datetime.now(UTC)
+    await ledger.append(tenant, event)
+    [row] = books.rows(tenant)
+    occurred_at, stored_at = (_instant(row[name]) for name in ("occurred_at", "stored_at"))
+    assert before <= stored_at <= datetime.now(UTC)
+    assert {**row, "occurred_at": occurred_at} == row | content(event)
+
+
+async def test_concurrent_appends_share_few_commits(books: Books, ledger: GroupCommitLedger) -> None:
+    tenant = new_tenant()
+    events = [an_event(tenant) for _ in range(500)]
+    assert await append_all(ledger, events) == [None] * 500
+    rows = books.rows(tenant)
+    assert sorted(row["event_id"] for row in rows) == sorted(event.id for event in events)
+    assert books.commits(rows) <= 3
+
+
+async def test_what_arrives_during_a_commit_goes_into_the_next_one(books: Books, ledger: GroupCommitLedger) -> None:
+    tenant = new_tenant()
+    with writers_held_off(books.url):
+        first = asyncio.create_task(ledger.append(tenant, an_event(tenant)))
+        await anyio.wait_all_tasks_blocked()
+        later = [asyncio.create_task(ledger.append(tenant, an_event(tenant))) for _ in range(20)]
+        await anyio.wait_all_tasks_blocked()
+    await asyncio.gather(first, *later)
+    rows = books.rows(tenant)
+    assert (len(rows), books.commits(rows)) == (21, 2)
+
+
+async def test_an_idle_ledger_commits_each_event_at_once(books: Books, ledger: GroupCommitLedger) -> None:
+    tenant = new_tenant()
+    for expected in range(1, 4):
+        await ledger.append(tenant, an_event(tenant))
+        rows = books.rows(tenant)
+        assert (len(rows), books.commits(rows)) == (expected, expected)
+
+
+async def test_a_batch_is_bounded(books: Books) -> None:
+    tenant = new_tenant()
+    async with books.writer(max_batch=4) as ledger:
+        assert await append_all(ledger, [an_event(tenant) for _ in range(10)]) == [None] * 10
+    rows = books.rows(tenant)
+    assert (len(rows), books.commits(rows)) == (10, 3)
+
+
+async def test_what_waits_is_bounded(books: Books) -> None:
+    tenant = new_tenant()
+    async with books.writer(max_pending=3) as ledger:
+        with writers_held_off(books.url):
+            writing = asyncio.create_task(ledger.append(tenant, an_event(tenant)))
+            await anyio.wait_all_tasks_blocked()
+            waiting = [asyncio.create_task(ledger.append(tenant, an_event(tenant))) for _ in range(3)]
+            await anyio.wait_all_tasks_blocked()
+            with pytest.raises(MeteringUnavailable):
+                await ledger.append(tenant, an_event(tenant))
+        await asyncio.gather(writing, *waiting)
+    assert len(books.rows(tenant)) == 4
+
+
+async def test_r3_the_same_event_again_changes_nothing(books: Books, ledger: GroupCommitLedger) -> None:
+    tenant = new_tenant()
+    event = an_event(tenant)
+    await ledger.append(tenant, event)
+    stored = books.rows(tenant)
+    await ledger.append(tenant, event)
+    assert await append_all(ledger, [event, event]) == [None, None]
+    assert books.rows(tenant) == stored
+    assert ledger.conflicts == 0
+
+
+async def test_r3_the_same_event_from_two_replicas_is_stored_once(books: Books, ledger: GroupCommitLedger) -> None:
+    tenant = new_tenant()
+    events = [an_event(tenant) for _ in range(50)]
+    async with books.writer(max_batch=7) as replica:
+        first, second = await asyncio.gather(append_all(ledger, events), append_all(replica, events[::-1]))
+    assert first == second == [None] * 50
+    assert sorted(books.ids(tenant)) == sorted(event.id for event in events)
+
+
+async def test_r3_an_id_belongs_to_its_tenant(books: Books, ledger: GroupCommitLedger) -> None:
+    tenant, other = new_tenant(), new_tenant()
+    event = an_event(tenant)
+    same_id = an_event(other, id=event.id, units=7)
+    await ledger.append(tenant, event)
+    assert await append_all(ledger, [same_id, event]) == [None, None]
+    assert [row["units"] for row in books.rows(tenant) + books.rows(other)] == [2, 7]
+
+
+async def test_r4_an_id_with_another_content_is_refused_and_changes_nothing(
+    books: Books, ledger: GroupCommitLedger, caplog: pytest.LogCaptureFixture
+) -> None:
+    tenant = new_tenant()
+    event = an_event(tenant)
+    await ledger.append(tenant, event)
+    stored = books.rows(tenant)
+    with caplog.at_level(logging.ERROR), pytest.raises(EventConflict):
+        await ledger.append(tenant, replace(event, units=3))
+    assert books.rows(tenant) == stored
+    assert ledger.conflicts == 1
+    assert [record.__dict__["event_id"] for record in caplog.records] == [event.id]
+
+
+async def test_r4_a_conflict_is_its_callers_alone(books: Books, ledger: GroupCommitLedger) -> None:
+    tenant = new_tenant()
+    event = an_event(tenant)
+    await ledger.append(tenant, event)
+    mates = [an_event(tenant) for _ in range(20)]
+    batch = [*mates[:10], replace(event, model="wine"), *mates[10:]]
+    answers = await append_all(ledger, batch)
+    assert isinstance(answers.pop(10), EventConflict)
+    assert answers == [None] * 20
+    rows = books.rows(tenant)
+    assert sorted(row["event_id"] for row in rows) == sorted(each.id for each in (event, *mates))
+    assert {row["model"] for row in rows} == {"iris"}
+
+
+async def test_r4_contradicting_events_of_one_batch_leave_the_first(books: Books, ledger: GroupCommitLedger) -> None:
+    tenant = new_tenant()
+    event = an_event(tenant)
+    first, second = await append_all(ledger, [event, replace(event, units=3)])
+    assert first is None
+    assert isinstance(second, EventConflict)
+    assert [row["units"] for row in books.rows(tenant)] == [2]
+
+
+async def test_a_caller_who_leaves_does_not_take_the_event_along(books: Books, ledger: GroupCommitLedger) -> None:
+    tenant = new_tenant()
+    events = [an_event(tenant) for _ in range(3)]
+    with writers_held_off(books.url):
+        callers = [asyncio.create_task(ledger.append(tenant, event)) for event in events]
+        await anyio.wait_all_tasks_blocked()
+        for caller in callers:
+            caller.cancel()
+        answers = await asyncio.gather(*callers, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [asyncio.CancelledError] * 3
+        assert books.rows(tenant) == []
+    # One that comes later is written later.
+    await ledger.append(tenant, an_event(tenant))
+    assert sorted(books.ids(tenant)[:3]) == sorted(event.id for event in events)
+
+
+async def test_closing_writes_what_is_pending(books: Books) -> None:
+    tenant = new_tenant()
+    events = [an_event(tenant) for _ in range(30)]
+    ledger = GroupCommitLedger(books.database, max_batch=10)
+    ledger.start()
+    with writers_held_off(books.url):
+        callers = [asyncio.create_task(ledger.append(tenant, event)) for event in events]
+        await anyio.wait_all_tasks_blocked()
+        closing = asyncio.create_task(ledger.aclose())
+        await anyio.wait_all_tasks_blocked()
+        assert not closing.done()
+    await closing
+    assert sorted(books.ids(tenant)) == sorted(event.id for event in events)
+    assert await asyncio.gather(*callers) == [None] * 30
+
+
+async def test_a_closed_ledger_takes_nothing(books: Books) -> None:
+    tenant = new_tenant()
+    ledger = GroupCommitLedger(books.database)
+    with pytest.raises(MeteringUnavailable):
+        await ledger.append(tenant, an_event(tenant))
+    ledger.start()
+    await ledger.aclose()
+    with pytest.raises(MeteringUnavailable):
+        await ledger.append(tenant, an_event(tenant))
+    assert books.rows(tenant) == []
+
+
+async def test_an_event_is_booked_on_its_own_tenant_only(books: Books, ledger: GroupCommitLedger) -> None:
+    tenant, other = new_tenant(), new_tenant()
+    with pytest.raises(ValueError, match="own tenant"):
+        await ledger.append(other, an_event(tenant))
+    assert books.rows(tenant) + books.rows(other) == []
+
+
+async def test_a_database_that_does_not_take_it_is_unavailable_within_a_bound(
+    books: Books, hasty_ledger: GroupCommitLedger
+) -> None:
+    tenant = new_tenant()
+    event = an_event(tenant)
+    started_s = time.monotonic()
+    with writers_held_off(books.url):
+        refused = await append_all(hasty_ledger, [event, an_event(tenant)])
+        took_s = time.monotonic() - started_s
+        [health] = await hasty_ledger.check()
+    assert [type(each) for each in refused] == [MeteringUnavailable] * 2
+    assert SHORT_S <= took_s < BOUND_S
+    assert health.status is HealthStatus.DOWN
+    await recovers(books, hasty_ledger, event)
+
+
+@postgres_only
+async def test_a_database_that_is_gone_is_unavailable_until_it_is_back(
+    books: Books, hasty_ledger: GroupCommitLedger
+) -> None:
+    tenant = new_tenant()
+    event = an_event(tenant)
+    await hasty_ledger.append(tenant, an_event(tenant))
+    with postgres_cut_off(books.url):
+        for _ in range(2):
+            started_s = time.monotonic()
+            with pytest.raises(MeteringUnavailable):
+                await hasty_ledger.append(tenant, event)
+            assert time.monotonic() - started_s < BOUND_S
+    await recovers(books, hasty_ledger, event)
+
+
+@postgres_only
+async def test_a_connection_that_was_cut_is_not_the_callers_problem(books: Books, ledger: GroupCommitLedger) -> None:
+    tenant = new_tenant()
+    events = [an_event(tenant) for _ in range(2)]
+    await ledger.append(tenant, events[0])
+    with postgres_cut_off(books.url):
+        pass
+    await ledger.append(tenant, events[1])
+    assert books.ids(tenant) == [event.id for event in events]
+
+
+async def recovers(books: Books, ledger: GroupCommitLedger, event: UsageEvent) -> None:
+    """Append the refused event again, now that the database is back."""
+    await ledger.append(event.tenant_id, event)
+    [health] = await ledger.check()
+    assert health.status is HealthStatus.OK
+    assert books.ids(event.tenant_id).count(event.id) == 1
+
+
+def _instant(value: Any) -> datetime:
+    """Read an instant past the application's own types: SQLite keeps text without a zone."""
+    instant = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant

@@ -1,0 +1,225 @@
+"""What only Redis can do wrong: round trips, lost scripts, keys left behind, its own clock, and outages."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime
+
+import pytest
+from redis.asyncio import Redis
+
+from backend.adapters.redis import RedisAdmission, RedisLoginThrottle, connect
+from backend.domain.admission import Epochs, Settlement, StoredAnswer, Verdict
+from backend.domain.api_keys import Environment
+from backend.domain.errors import EnforcementUnavailable
+from backend.domain.health import HealthStatus
+from backend.domain.ids import TenantId
+from backend.domain.limits import period_of
+from backend.services.ports import Admission
+from tests.contracts.asking import TENANT, Desk, ask, claim, key_quota, key_rate, lease_of, tenant_quota, tenant_rate
+from tests.contracts.stores import PATIENT_S
+from tests.fakes import FakeClock, FakeHistory
+from tests.servers import Server
+
+pytestmark = pytest.mark.anyio
+
+BOUND_S = 0.1
+BOUND_WITH_SLACK_S = 0.5
+"""A loaded test machine may be late; without the bound these calls would hang."""
+
+
+@pytest.fixture
+def admission(redis_client: Redis) -> RedisAdmission:
+    return RedisAdmission(redis_client, FakeHistory(), cache_ttl_s=300.0, timeout_s=PATIENT_S)
+
+
+@asynccontextmanager
+async def another_process(url: str, clock: FakeClock) -> AsyncIterator[Desk]:
+    """A second process as far as Redis can tell: a client, a pool and an adapter of its own."""
+    async with aclosing(connect(url, timeout_s=PATIENT_S)) as client:
+        history = FakeHistory()
+        other = RedisAdmission(client, history, cache_ttl_s=300.0, timeout_s=PATIENT_S, clock=clock)
+        yield Desk(other, clock, history)
+
+
+async def script_calls(client: Redis) -> int:
+    """Commands about scripts so far. What ran inside a script is counted under its own name."""
+    stats = await client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("evalsha", "eval", "script"))
+
+
+async def test_one_request_is_one_command(start_private_redis: Callable[[], Server]) -> None:
+    rates, quotas = (key_rate(9), tenant_rate(9)), (tenant_quota(9), key_quota(9))
+    rows = ((b"a" * 20, b"1"),)
+    async with aclosing(connect(start_private_redis().url, timeout_s=PATIENT_S)) as client:
+        admission = RedisAdmission(client, FakeHistory(), cache_ttl_s=300.0, timeout_s=PATIENT_S)
+        first = await admission.admit(TENANT, ask(rates=rates, quotas=quotas))
+        await admission.settle(TENANT, Settlement(lease=lease_of(first), cache_fill=rows))
+        before = await script_calls(client)
+        request = ask(rates=rates, quotas=quotas, idempotency=claim(), cache_keys=(b"a" * 20, b"b" * 20))
+        decision = await admission.admit(TENANT, request)
+        assert decision.cached == (b"1", None)
+        assert await script_calls(client) - before == 1
+        answer = StoredAnswer(status=200, body=b"{}")
+        await admission.settle(TENANT, Settlement(lease=lease_of(decision), cache_fill=rows, answer=answer))
+        assert await script_calls(client) - before == 2
+
+
+async def test_a_server_that_lost_its_scripts_gets_them_again(redis_client: Redis, admission: RedisAdmission) -> None:
+    quota = tenant_quota(10)
+    first = await admission.admit(TENANT, ask(quotas=(quota,)))
+    await redis_client.script_flush()
+    second = await admission.admit(TENANT, ask(quotas=(quota,)))
+    await redis_client.script_flush()
+    await admission.settle(TENANT, Settlement(lease=lease_of(first)))
+    await redis_client.script_flush()
+    await admission.release(TENANT, lease_of(second))
+    standing = await admission.standing(TENANT, Environment.LIVE, (), (quota,))
+    assert (standing.quotas[0].used, standing.quotas[0].reserved) == (1, 0)
+
+
+async def test_nothing_stays_for_ever_and_nothing_leaves_the_tenants_slot(
+    redis_client: Redis, admission: RedisAdmission
+) -> None:
+    for settled in (True, False):
+        decision = await admission.admit(
+            TENANT,
+            ask(
+                rates=(key_rate(9), tenant_rate(9)),
+                quotas=(tenant_quota(9), key_quota(None)),
+                idempotency=claim(str(settled)),
+                cache_keys=(b"a" * 20,),
+            ),
+        )
+        if settled:
+            answer = StoredAnswer(status=200, body=b"{}")
+            await admission.settle(
+                TENANT, Settlement(lease=lease_of(decision), cache_fill=((b"a" * 20, b"1"),), answer=answer)
+            )
+    keys = [key async for key in redis_client.scan_iter()]
+    assert len(keys) == 11
+    for key in keys:
+        assert b"{ten_a}" in key
+        assert await redis_client.pttl(key) > 0
+
+
+async def test_rows_and_answers_are_kept_no_longer_than_configured(redis_client: Redis) -> None:
+    admission = RedisAdmission(
+        redis_client, FakeHistory(), cache_ttl_s=2.5, idempotency_ttl_s=50.0, row_limit_bytes=4, timeout_s=PATIENT_S
+    )
+    lease = lease_of(await admission.admit(TENANT, ask(idempotency=claim())))
+    rows = ((b"short", b"1234"), (b"long", b"12345"))
+    await admission.settle(
+        TENANT, Settlement(lease=lease, cache_fill=rows, answer=StoredAnswer(status=200, body=b"{}"))
+    )
+    (row,) = [key async for key in redis_client.scan_iter("*:row:*")]
+    assert row.endswith(b"short")
+    assert 0 < await redis_client.pttl(row) <= 2500
+    (slot,) = [key async for key in redis_client.scan_iter("*:idem:*")]
+    assert 0 < await redis_client.ttl(slot) <= 50
+
+
+async def test_without_a_clock_the_servers_decides(admission: RedisAdmission) -> None:
+    limit, quota = key_rate(600), tenant_quota(30)
+    decisions = await asyncio.gather(
+        *[admission.admit(TENANT, ask(rates=(limit,), quotas=(quota,))) for _ in range(120)]
+    )
+    assert [d.verdict for d in decisions].count(Verdict.ADMITTED) == 30
+    assert {lease.period for d in decisions if (lease := d.lease)} == {period_of(time.time())}
+
+
+async def test_a_month_that_ends_between_two_looks_at_the_clock_is_noticed(redis_client: Redis) -> None:
+    class EdgeClock(FakeClock):
+        """The month ends after the first look."""
+
+        def now_s(self) -> float:
+            now_s = super().now_s()
+            self.set(datetime(2026, 8, 1, tzinfo=UTC))
+            return now_s
+
+    clock = EdgeClock(datetime(2026, 7, 31, 23, 59, 59, tzinfo=UTC))
+    admission = RedisAdmission(redis_client, FakeHistory(), cache_ttl_s=1.0, timeout_s=PATIENT_S, clock=clock)
+    decision = await admission.admit(TENANT, ask(quotas=(tenant_quota(5),)))
+    assert lease_of(decision).period == "2026-08"
+    assert decision.standing.quotas[0].resets_at_s == datetime(2026, 9, 1, tzinfo=UTC).timestamp()
+
+
+async def test_a_flush_while_the_ledger_is_read_makes_it_read_again(redis_client: Redis, clock: FakeClock) -> None:
+    quota = tenant_quota(100)
+
+    class Flushed(FakeHistory):
+        """The server is flushed while the first answer is on its way."""
+
+        async def units_in_period(
+            self, tenant_id: TenantId, environment: Environment, period: str, credential_id: str | None
+        ) -> int:
+            self.questions += 1
+            if self.questions == 1:
+                await redis_client.flushdb()
+                return 10
+            return 90
+
+    history = Flushed()
+    admission = RedisAdmission(redis_client, history, cache_ttl_s=1.0, timeout_s=PATIENT_S, clock=clock)
+    desk = Desk(admission, clock, history)
+    assert await desk.verdict(ask(cost=11, quotas=(quota,))) is Verdict.QUOTA_EXCEEDED
+    assert await desk.counted(quota) == (90, 0)
+
+
+async def test_a9_two_processes_share_a_revocation_and_a_cap(redis_url: str, redis_client: Redis) -> None:
+    clock = FakeClock()
+    async with another_process(redis_url, clock) as one, another_process(redis_url, clock) as two:
+        quota = tenant_quota(20)
+        verdicts = await asyncio.gather(*[desk.verdict(ask(quotas=(quota,))) for desk in (one, two) * 40])
+        assert verdicts.count(Verdict.ADMITTED) == 20
+        await one.admission.announce(TENANT, "key_a", 2)
+        assert await two.verdict(ask(epochs=Epochs(tenant=1, credential=1))) is Verdict.STALE
+        assert await two.verdict(ask()) is Verdict.STALE
+
+
+async def test_l3_a_stopped_server_is_refused_within_the_bound_and_used_again_when_it_is_back(
+    start_private_redis: Callable[[], Server], clock: FakeClock
+) -> None:
+    server = start_private_redis()
+    request = ask(quotas=(tenant_quota(5),))
+    async with aclosing(connect(server.url, timeout_s=BOUND_S)) as client:
+        admission = RedisAdmission(client, FakeHistory(), cache_ttl_s=1.0, timeout_s=BOUND_S, clock=clock)
+        lease = lease_of(await admission.admit(TENANT, request))
+        server.kill()
+        await _refuses_within_the_bound(admission)
+        with pytest.raises(EnforcementUnavailable):
+            await admission.settle(TENANT, Settlement(lease=lease))
+        with pytest.raises(EnforcementUnavailable):
+            await RedisLoginThrottle(client, timeout_s=BOUND_S).delay_s("a@example.com", "192.0.2.1")
+        (health,) = await admission.check()
+        assert (health.name, health.status) == ("redis", HealthStatus.DOWN)
+        assert "127.0.0.1" not in health.detail
+        server.start()
+        assert (await admission.admit(TENANT, request)).verdict is Verdict.ADMITTED
+        (health,) = await admission.check()
+        assert health.status is HealthStatus.OK
+
+
+async def test_l3_a_hanging_server_is_refused_within_the_bound_by_every_caller(
+    start_private_redis: Callable[[], Server], clock: FakeClock
+) -> None:
+    server = start_private_redis()
+    async with aclosing(connect(server.url, timeout_s=BOUND_S, max_connections=4)) as client:
+        admission = RedisAdmission(client, FakeHistory(), cache_ttl_s=1.0, timeout_s=BOUND_S, clock=clock)
+        await admission.admit(TENANT, ask())
+        server.pause()
+        # More callers than connections: those in the queue are bounded as well.
+        await asyncio.gather(*[_refuses_within_the_bound(admission) for _ in range(20)])
+        (health,) = await admission.check()
+        assert health.status is HealthStatus.DOWN
+        server.resume()
+        assert (await admission.admit(TENANT, ask())).verdict is Verdict.ADMITTED
+
+
+async def _refuses_within_the_bound(admission: Admission) -> None:
+    began = time.monotonic()
+    with pytest.raises(EnforcementUnavailable) as refusal:
+        await admission.admit(TENANT, ask(quotas=(tenant_quota(5),)))
+    assert time.monotonic() - began < BOUND_WITH_SLACK_S
+    assert refusal.value.retry_after_s == 1

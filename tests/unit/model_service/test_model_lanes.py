@@ -1,0 +1,467 @@
+"""Lanes: batch when busy, never wait when idle; fair, bounded, and safe from callers who leave and calls that hang."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+
+import anyio
+import orjson
+import pytest
+
+from backend.domain.errors import ConcurrencyExceeded, ModelUnavailable, Overloaded
+from backend.domain.models import OutputOptions
+from backend.model_service.lane import LaneKey
+from backend.model_service.lanes import LaneLimits, Lanes
+from backend.model_service.manifest import Row
+
+pytestmark = pytest.mark.anyio
+
+KEY = LaneKey("iris@1", "d1", OutputOptions())
+OTHER = LaneKey("wine@1", "d2", OutputOptions())
+PATIENCE_S = 10
+
+
+class Model:
+    """Doubles its rows. While its gate is shut, a batch waits before it is computed; a poisonous row raises."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[object]] = []
+        self.threads: list[threading.Thread] = []
+        self.poison: set[object] = set()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.started = threading.Event()
+
+    def __call__(self, rows: Sequence[Row]) -> list[bytes]:
+        self.batches.append([row[0] for row in rows])
+        self.threads.append(threading.current_thread())
+        self.started.set()
+        assert self.gate.wait(PATIENCE_S)
+        if self.poison & {row[0] for row in rows}:
+            raise ValueError("a row is poisonous")
+        return [orjson.dumps(answer(row[0])) for row in rows]
+
+    async def hold(self) -> None:
+        """Wait until a batch stands at the gate."""
+        assert await asyncio.to_thread(self.started.wait, PATIENCE_S)
+        self.started.clear()
+
+
+def answer(value: object) -> object:
+    assert isinstance(value, int)
+    return value * 2
+
+
+@pytest.fixture
+def model() -> Iterator[Model]:
+    model = Model()
+    yield model
+    model.gate.set()
+
+
+Serve = Callable[..., "asyncio.Task[list[bytes]]"]
+
+
+@asynccontextmanager
+async def lanes_with(**limits: float) -> AsyncIterator[Lanes]:
+    lanes = Lanes(LaneLimits(**limits))  # type: ignore[arg-type]  # counts are whole where they are given
+    lanes.start()
+    try:
+        yield lanes
+    finally:
+        await lanes.aclose()
+
+
+async def ask(
+    lanes: Lanes, model: Model, *values: int, share: str = "a", key: LaneKey = KEY
+) -> "asyncio.Task[list[bytes]]":
+    """Submit rows as a task of its own, and return once they are queued."""
+    rows: list[Row] = [(value,) for value in values]
+    submitted = lanes.submit(key, model, rows, [orjson.dumps(row) for row in rows], share=share)
+    task = asyncio.ensure_future(submitted)
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_a_caller_gets_its_answers_in_order(model: Model) -> None:
+    async with lanes_with() as lanes:
+        assert await (await ask(lanes, model, 3, 1, 2)) == [b"6", b"2", b"4"]
+
+
+async def test_a_lone_caller_waits_for_nobody(model: Model) -> None:
+    async with lanes_with() as lanes:
+        for value in range(5):
+            await (await ask(lanes, model, value))
+    assert model.batches == [[0], [1], [2], [3], [4]]
+
+
+async def test_what_arrives_while_the_worker_is_busy_is_the_next_batch(model: Model) -> None:
+    model.gate.clear()
+    async with lanes_with() as lanes:
+        tasks = [await ask(lanes, model, 0)]
+        await model.hold()
+        tasks += [await ask(lanes, model, value) for value in range(1, 33)]
+        model.gate.set()
+        assert [await task for task in tasks] == [[orjson.dumps(2 * value)] for value in range(33)]
+    assert model.batches == [[0], list(range(1, 33))]
+
+
+async def test_a_batch_is_bounded_in_rows_not_in_callers(model: Model) -> None:
+    model.gate.clear()
+    async with lanes_with(max_batch_rows=10) as lanes:
+        first = await ask(lanes, model, 0)
+        await model.hold()
+        tasks = [await ask(lanes, model, *range(start, start + 7)) for start in (100, 200, 300)]
+        model.gate.set()
+        await asyncio.gather(first, *tasks)
+        assert tasks[2].result() == [orjson.dumps(2 * value) for value in range(300, 307)]
+    assert [len(batch) for batch in model.batches] == [1, 10, 10, 1]
+
+
+async def test_only_rows_of_one_lane_are_computed_together(model: Model) -> None:
+    other = Model()
+    model.gate.clear()
+    async with lanes_with() as lanes:
+        first = await ask(lanes, model, 0)
+        await model.hold()
+        mine = [await ask(lanes, model, value) for value in (1, 2)]
+        theirs = [await ask(lanes, other, value, key=OTHER) for value in (1, 2)]
+        model.gate.set()
+        await asyncio.gather(first, *mine, *theirs)
+    assert model.batches == [[0], [1, 2]]
+    assert other.batches == [[1, 2]]
+
+
+async def test_lanes_take_turns(model: Model) -> None:
+    other = Model()
+    other.batches = model.batches  # one record of both
+    model.gate.clear()
+    async with lanes_with(max_batch_rows=2) as lanes:
+        first = await ask(lanes, model, 0)
+        await model.hold()
+        mine = await ask(lanes, model, 1, 2, 3, 4)
+        theirs = await ask(lanes, other, 101, 102, 103, 104, key=OTHER)
+        model.gate.set()
+        await asyncio.gather(first, mine, theirs)
+    assert model.batches == [[0], [1, 2], [101, 102], [3, 4], [103, 104]]
+
+
+async def test_a_share_with_one_row_does_not_wait_for_a_share_with_a_thousand(model: Model) -> None:
+    model.gate.clear()
+    async with lanes_with(max_batch_rows=20, quantum_rows=5) as lanes:
+        first = await ask(lanes, model, -1, share="big")
+        await model.hold()
+        big = await ask(lanes, model, *range(1000), share="big")
+        small = await ask(lanes, model, 5000, share="small")
+        model.gate.set()
+        await asyncio.gather(first, big, small)
+    assert model.batches[1] == [0, 1, 2, 3, 4, 5000, *range(5, 19)]
+
+
+async def test_shares_that_queue_the_same_get_the_same(model: Model) -> None:
+    model.gate.clear()
+    async with lanes_with(max_batch_rows=12, quantum_rows=5) as lanes:
+        first = await ask(lanes, model, -1)
+        await model.hold()
+        tasks = [await ask(lanes, model, *range(at, at + 60), share=str(at)) for at in (0, 1000, 2000)]
+        model.gate.set()
+        await asyncio.gather(first, *tasks)
+    served = [0, 0, 0]
+    for batch in model.batches[1:]:
+        for value in batch:
+            assert isinstance(value, int)
+            served[value // 1000] += 1
+        # Never more apart than one turn.
+        assert max(served) - min(served) <= 5
+    assert served == [60, 60, 60]
+
+
+async def test_equal_rows_of_a_share_in_flight_are_computed_once(model: Model) -> None:
+    model.gate.clear()
+    async with lanes_with() as lanes:
+        running = await ask(lanes, model, 7)
+        await model.hold()
+        tasks = [await ask(lanes, model, 7), await ask(lanes, model, 8, 8), await ask(lanes, model, 8, 9)]
+        model.gate.set()
+        found = await asyncio.gather(running, *tasks)
+    assert found == [[b"14"], [b"14"], [b"16", b"16"], [b"16", b"18"]]
+    assert model.batches == [[7], [8, 9]]
+
+
+async def test_equal_rows_of_two_shares_are_computed_twice(model: Model) -> None:
+    model.gate.clear()
+    async with lanes_with() as lanes:
+        first = await ask(lanes, model, 7, share="a")
+        await model.hold()
+        second = await ask(lanes, model, 7, share="b")
+        model.gate.set()
+        await asyncio.gather(first, second)
+    assert model.batches == [[7], [7]]
+
+
+async def test_a_caller_who_leaves_is_skipped_and_the_others_are_answered(model: Model) -> None:
+    model.gate.clear()
+    async with lanes_with() as lanes:
+        tasks = [await ask(lanes, model, 0)]
+        await model.hold()
+        leaving = await ask(lanes, model, 1, 2)
+        tasks += [await ask(lanes, model, value) for value in (2, 3)]
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        model.gate.set()
+        assert await asyncio.gather(*tasks) == [[b"0"], [b"4"], [b"6"]]
+    assert model.batches == [[0], [2, 3]]
+
+
+async def test_a_caller_who_leaves_while_its_row_runs_disturbs_nobody(model: Model) -> None:
+    model.gate.clear()
+    async with lanes_with() as lanes:
+        leaving = await ask(lanes, model, 1)
+        await model.hold()
+        same = await ask(lanes, model, 1)
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        model.gate.set()
+        assert await same == [b"2"]
+        assert await (await ask(lanes, model, 1)) == [b"2"]
+    assert model.batches == [[1], [1]]
+
+
+async def test_rows_of_callers_who_left_free_their_place(model: Model) -> None:
+    model.gate.clear()
+    async with lanes_with(max_share_rows=3) as lanes:
+        first = await ask(lanes, model, 0)
+        await model.hold()
+        leaving = await ask(lanes, model, 1, 2)
+        with pytest.raises(ConcurrencyExceeded):
+            await (await ask(lanes, model, 3))
+        leaving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        later = await ask(lanes, model, 3, 4)
+        model.gate.set()
+        assert [await first, await later] == [[b"0"], [b"6", b"8"]]
+
+
+async def test_a_poisonous_row_fails_only_its_caller(model: Model) -> None:
+    model.gate.clear()
+    model.poison = {13}
+    async with lanes_with() as lanes:
+        tasks = [await ask(lanes, model, value) for value in range(20)]
+        model.gate.set()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(found[13], ModelUnavailable)
+    assert found[13].__cause__ is None
+    assert "poisonous" not in found[13].detail
+    del found[13]
+    assert found == [[orjson.dumps(2 * value)] for value in range(20) if value != 13]
+
+
+async def test_a_call_with_a_poisonous_row_fails_whole_and_its_other_rows_are_dropped(model: Model) -> None:
+    model.gate.clear()
+    model.poison = {0}
+    async with lanes_with(max_batch_rows=8) as lanes:
+        guilty = await ask(lanes, model, *range(64))
+        await model.hold()
+        innocent = await ask(lanes, model, 100, 63)
+        model.gate.set()
+        with pytest.raises(ModelUnavailable):
+            await guilty
+        assert await innocent == [b"200", b"126"]
+    computed = [value for batch in model.batches for value in batch]
+    assert 40 not in computed
+
+
+async def test_a_model_that_tries_to_exit_fails_only_its_caller() -> None:
+    def leave(rows: Sequence[Row]) -> list[bytes]:
+        raise SystemExit
+
+    async with lanes_with() as lanes:
+        with pytest.raises(ModelUnavailable):
+            await lanes.submit(KEY, leave, [(1,)], [b"1"], share="a")
+        assert await (await ask(lanes, Model(), 1, key=OTHER)) == [b"2"]
+
+
+async def test_a_model_that_loses_an_answer_fails_instead_of_shifting_them() -> None:
+    def forgetful(rows: Sequence[Row]) -> list[bytes]:
+        return [b"answer"] * (len(rows) - 1)
+
+    async with lanes_with() as lanes:
+        with pytest.raises(ModelUnavailable):
+            await lanes.submit(KEY, forgetful, [(1,), (2,)], [b"1", b"2"], share="a")
+
+
+async def test_a_share_is_bounded_and_the_others_are_not_touched(model: Model) -> None:
+    model.gate.clear()
+    async with lanes_with(max_share_rows=4) as lanes:
+        tasks = [await ask(lanes, model, 1, 2, 3, 4)]
+        with pytest.raises(ConcurrencyExceeded) as caught:
+            await (await ask(lanes, model, 5))
+        assert caught.value.retry_after_s == 1
+        tasks.append(await ask(lanes, model, 5, share="b"))
+        model.gate.set()
+        await asyncio.gather(*tasks)
+        assert await (await ask(lanes, model, 5)) == [b"10"]
+
+
+async def test_all_queues_together_are_bounded(model: Model) -> None:
+    model.gate.clear()
+    async with lanes_with(max_waiting_rows=4) as lanes:
+        tasks = [await ask(lanes, model, value, share=str(value)) for value in range(4)]
+        with pytest.raises(Overloaded) as caught:
+            await (await ask(lanes, Model(), 5, share="late", key=OTHER))
+        assert caught.value.retry_after_s == 1
+        model.gate.set()
+        await asyncio.gather(*tasks)
+        assert await (await ask(lanes, model, 5)) == [b"10"]
+
+
+async def test_a_wait_that_would_be_too_long_is_refused(model: Model) -> None:
+    async with lanes_with(max_wait_s=0.0) as lanes:
+        await (await ask(lanes, model, 0))  # measures a run
+        model.started.clear()
+        model.gate.clear()
+        running = await ask(lanes, model, 1)
+        await model.hold()
+        queued = await ask(lanes, model, 2)
+        with pytest.raises(Overloaded, match="wait"):
+            await (await ask(lanes, model, 3))
+        model.gate.set()
+        assert [await running, await queued] == [[b"2"], [b"4"]]
+
+
+async def test_a_stuck_call_is_given_up_shows_and_recovers(model: Model) -> None:
+    model.gate.clear()
+    async with lanes_with(stuck_after_s=0.05) as lanes:
+        running = await ask(lanes, model, 1)
+        await model.hold()
+        queued = await ask(lanes, model, 2)
+        assert lanes.stuck_models() == frozenset()
+        with pytest.raises(ModelUnavailable):
+            await running
+        with pytest.raises(Overloaded):
+            await queued
+        assert lanes.stuck_models() == {"iris@1"}
+        with pytest.raises(Overloaded):
+            await (await ask(lanes, model, 3))
+        # Another model is served meanwhile, by another thread.
+        assert await (await ask(lanes, Model(), 4, key=OTHER)) == [b"8"]
+        assert lanes.is_serving()
+
+        model.gate.set()
+        await asyncio.to_thread(model.threads[0].join, PATIENCE_S)
+        assert lanes.stuck_models() == frozenset()
+        assert await (await ask(lanes, model, 5)) == [b"10"]
+        assert model.threads[-1] is not model.threads[0]
+    assert model.batches == [[1], [5]]
+
+
+async def test_closing_finishes_what_is_queued_and_takes_no_more(model: Model) -> None:
+    model.gate.clear()
+    lanes = Lanes(LaneLimits())
+    lanes.start()
+    tasks = [await ask(lanes, model, 0)]
+    await model.hold()
+    tasks += [await ask(lanes, model, value, share=str(value)) for value in range(1, 9)]
+    closing = asyncio.ensure_future(lanes.aclose())
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await (await ask(lanes, model, 10))
+    assert not lanes.is_serving()
+    model.gate.set()
+    await closing
+    assert [task.result() for task in tasks] == [[orjson.dumps(2 * value)] for value in range(9)]
+    assert not model.threads[0].is_alive()
+    await lanes.aclose()
+
+
+async def test_closing_does_not_wait_for_ever(model: Model) -> None:
+    model.gate.clear()
+    lanes = Lanes(LaneLimits(drain_s=0.05))
+    lanes.start()
+    running = await ask(lanes, model, 0)
+    await model.hold()
+    queued = await ask(lanes, model, 1)
+    await lanes.aclose()
+    found = await asyncio.gather(running, queued, return_exceptions=True)
+    assert [type(each) for each in found] == [Overloaded, Overloaded]
+    model.gate.set()
+    await asyncio.to_thread(model.threads[0].join, PATIENCE_S)
+    assert not model.threads[0].is_alive()
+
+
+async def test_closing_while_a_call_is_stuck_finishes_the_other_lanes(model: Model) -> None:
+    model.gate.clear()
+    lanes = Lanes(LaneLimits(stuck_after_s=0.05, drain_s=PATIENCE_S))
+    lanes.start()
+    stuck = await ask(lanes, model, 0)
+    await model.hold()
+    other = await ask(lanes, Model(), 1, key=OTHER)
+    started_s = time.monotonic()
+    await lanes.aclose()
+    assert await other == [b"2"]
+    with pytest.raises(ModelUnavailable):
+        await stuck
+    assert time.monotonic() - started_s < PATIENCE_S / 2
+
+
+async def test_lanes_that_were_not_started_take_no_rows(model: Model) -> None:
+    lanes = Lanes(LaneLimits())
+    assert not lanes.is_serving()
+    with pytest.raises(Overloaded):
+        await (await ask(lanes, model, 1))
+    await lanes.aclose()
+    with pytest.raises(RuntimeError, match="started before"):
+        lanes.start()
+
+
+async def test_idle_threads_use_no_processor_time(model: Model) -> None:
+    async with lanes_with(stuck_after_s=0.01) as lanes:
+        await (await ask(lanes, model, 1))
+        used_s = time.process_time()
+        # Time has to pass for a spinning thread to show.
+        await asyncio.to_thread(threading.Event().wait, 0.2)
+        assert time.process_time() - used_s < 0.1
+
+
+def test_callers_on_several_event_loops_share_the_lanes(model: Model) -> None:
+    lanes = Lanes(LaneLimits())
+    lanes.start()
+    found: dict[int, list[list[bytes]]] = {}
+
+    async def call(first: int) -> None:
+        tasks = [await ask(lanes, model, value, share=str(first)) for value in range(first, first + 50)]
+        found[first] = await asyncio.gather(*tasks)
+
+    threads = [threading.Thread(target=lambda first=first: asyncio.run(call(first))) for first in (0, 100, 200)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    anyio.run(lanes.aclose)
+    for first in (0, 100, 200):
+        assert found[first] == [[orjson.dumps(2 * value)] for value in range(first, first + 50)]
+
+
+def test_a_caller_whose_event_loop_is_gone_disturbs_nobody(model: Model) -> None:
+    lanes = Lanes(LaneLimits())
+    lanes.start()
+    model.gate.clear()
+
+    async def leave() -> None:
+        await ask(lanes, model, 1)
+        await model.hold()
+
+    asyncio.run(leave())
+
+    async def stay() -> list[bytes]:
+        task = await ask(lanes, model, 2)
+        model.gate.set()
+        return await task
+
+    assert asyncio.run(stay()) == [b"4"]
+    anyio.run(lanes.aclose)
