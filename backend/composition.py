@@ -68,7 +68,9 @@ async def _open_admission(
         return memory, MemoryLoginThrottle(clock)
     client = connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
     stack.push_async_callback(client.aclose)
-    return RedisAdmission(client, history, cache_ttl_s=settings.cache_ttl_s), RedisLoginThrottle(client)
+    return RedisAdmission(
+        client, history, cache_ttl_s=settings.cache_ttl_s, timeout_s=settings.redis_timeout_s
+    ), RedisLoginThrottle(client, timeout_s=settings.redis_timeout_s)
 
 
 def open_key_hasher(settings: Settings) -> PepperedKeyHasher:

@@ -218,7 +218,7 @@ def _protect_ledger_on_postgresql() -> None:
     op.execute("CREATE INDEX ix_usage_events_commit ON usage_events (tenant_id, commit_xid, position)")
     op.execute(
         "CREATE FUNCTION forecourt_refuse_change() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN RAISE EXCEPTION 'the ledger is append only' USING ERRCODE = 'insufficient_privilege'; END $$"
+        "$$ BEGIN RAISE EXCEPTION '% is append only', TG_TABLE_NAME USING ERRCODE = 'insufficient_privilege'; END $$"
     )
     op.execute(
         "CREATE TRIGGER usage_events_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON usage_events "

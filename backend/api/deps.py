@@ -6,6 +6,7 @@ public.
 """
 
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Annotated, TypeVar, cast
 
 from fastapi import Depends, Request
@@ -16,6 +17,7 @@ from backend.domain.clock import Clock
 from backend.domain.errors import Forbidden, Unauthenticated
 from backend.domain.scopes import Scope
 from backend.services.api_keys import ApiKeyService
+from backend.services.audit import AuditService
 from backend.services.authentication import KeyAuthenticator, TokenAuthenticator, caller_from_key
 from backend.services.people import PeopleService
 from backend.services.ports import (
@@ -188,6 +190,13 @@ async def get_usage_service(request: Request) -> UsageService:
     )
 
 
+async def get_audit_service(request: Request, unit: UnitDep) -> AuditService:
+    """Return the audit service in the request's unit of work."""
+    return AuditService(unit=unit, cursors=provided(request, get_cursor_codec))
+
+
+StoreDep = Annotated[Store, Depends(get_store)]
+AuditServiceDep = Annotated[AuditService, Depends(get_audit_service)]
 ApiKeyServiceDep = Annotated[ApiKeyService, Depends(get_api_key_service)]
 PeopleServiceDep = Annotated[PeopleService, Depends(get_people_service)]
 TokenServiceDep = Annotated[TokenService, Depends(get_token_service)]
@@ -223,10 +232,13 @@ def _is_key(credential: str) -> bool:
 async def get_caller(request: Request) -> Caller:
     """Verify the credential, whichever kind it is."""
     credential = presented_credential(request)
+    address, request_id = request.scope["client_address"], request.scope["request_id"]
     if _is_key(credential):
-        grant = await _key_authenticator(request).authenticate(credential, request.scope["client_address"])
-        return caller_from_key(grant)
-    return await _token_authenticator(request).authenticate(credential)
+        grant = await _key_authenticator(request).authenticate(credential, address)
+        caller = caller_from_key(grant)
+    else:
+        caller = await _token_authenticator(request).authenticate(credential)
+    return replace(caller, address=address, request_id=request_id)
 
 
 async def get_predict_caller(request: Request) -> PredictCaller:
@@ -270,6 +282,7 @@ UserCaller = Annotated[Caller, Depends(require_user)]
 KeysReader = Annotated[Caller, Depends(RequireScope(Scope.KEYS_READ))]
 KeysWriter = Annotated[Caller, Depends(RequireScope(Scope.KEYS_WRITE))]
 ModelsReader = Annotated[Caller, Depends(RequireScope(Scope.MODELS_READ))]
+AuditReader = Annotated[Caller, Depends(RequireScope(Scope.AUDIT_READ))]
 UsageReaderCaller = Annotated[Caller, Depends(RequireScope(Scope.USAGE_READ))]
 PredictCallerDep = Annotated[PredictCaller, Depends(get_predict_caller)]
 ResourcesDep = Annotated[Resources, Depends(get_resources)]

@@ -9,16 +9,18 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated, Any, NoReturn
 from urllib.error import URLError
 
 import typer
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from backend.adapters.db.migrations import require_current, upgrade
 from backend.cli.console import explained, fail, opened, run
-from backend.composition import secret_of
+from backend.composition import load_signing_keys, secret_of
 from backend.demo.setup import DEMO_FILE, one_at_a_time, prepare_environment, set_up
 from backend.logs import start_logging
 from backend.settings import Settings
@@ -36,6 +38,7 @@ def serve(host: HostOption = None, port: PortOption = None, workers: WorkersOpti
         settings = Settings()
         secret_of(settings)
         require_current(settings.database_url)
+        asyncio.run(_require_own_keys(settings))
         _serve(settings, _listen(settings.host, settings.port), None)
 
 
@@ -85,6 +88,12 @@ def work() -> None:
             listener.stop()
 
     run(jobs)
+
+
+async def _require_own_keys(settings: Settings) -> None:
+    """Say it in one line when the secret is not the database's, before any server process finds out."""
+    async with opened(settings) as shared:
+        await load_signing_keys(shared.database, secret_of(settings), shared.clock)
 
 
 def _export(host: str | None, port: int | None, workers: int | None) -> None:
@@ -144,11 +153,22 @@ def _serve(settings: Settings, listener: socket.socket, on_ready: Callable[[], N
     if on_ready is not None:
         threading.Thread(target=_announce, args=(_base_url(listener), on_ready), daemon=True).start()
     if settings.workers > 1:
-        Multiprocess(config, sockets=[listener]).run()
+        supervisor = Multiprocess(config, sockets=[listener])
+        supervisor.run()
+        if any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes):
+            raise typer.Exit(STARTUP_FAILURE)
         return
+    # After an orderly end uvicorn raises the signal again, for whoever handled it before: dying of it would look like
+    # a failure, and the last lines of the log would be lost.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
     server.run(sockets=[listener])
     if not server.started:
-        raise typer.Exit(3)
+        raise typer.Exit(STARTUP_FAILURE)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
 
 
 def _announce(base_url: str, on_ready: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from backend.adapters.crypto.cursors import HmacCursors
 from backend.adapters.crypto.passwords import Argon2Passwords
 from backend.adapters.db.migrations import upgrade
-from backend.composition import open_key_hasher, open_shared, secret_of
+from backend.composition import load_signing_keys, open_key_hasher, open_shared, secret_of
 from backend.demo.accounts import Tools, ensure_accounts, write_private
 from backend.demo.models import train_demo_models
 from backend.domain.clock import SystemClock
@@ -66,6 +66,8 @@ async def _make_accounts(settings: Settings, known: dict[str, Any], base_url: st
     async with AsyncExitStack() as stack:
         stack.callback(passwords.close)
         shared = await open_shared(settings, stack, SystemClock())
+        # Whoever holds another secret must not change a password before it turns out.
+        await load_signing_keys(shared.database, secret_of(settings), shared.clock)
         tools = Tools(
             passwords=passwords,
             key_hasher=open_key_hasher(settings),

@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from backend.domain.errors import AddressNotAllowed, KeyExpired, KeyRevoked, TenantSuspended
 from backend.domain.ids import KeyId, TenantId
@@ -118,6 +119,23 @@ class ApiKey:
         if self.expires_at is not None and self.expires_at <= instant:
             return KeyStatus.EXPIRED
         return KeyStatus.ACTIVE
+
+
+def audit_view(key: ApiKey) -> dict[str, Any]:
+    """Return what the audit log keeps of a key: nothing secret, nothing derived from a secret."""
+    return {
+        "name": key.name,
+        "environment": key.environment.value,
+        "prefix": key.prefix,
+        "scopes": sorted(key.scopes),
+        "models": None if key.models is None else list(key.models),
+        "allowed_cidrs": None if key.allowed_cidrs is None else list(key.allowed_cidrs),
+        "rate_per_minute": key.rate_per_minute,
+        "monthly_quota": key.monthly_quota,
+        "generation": key.generation,
+        "expires_at": key.expires_at.isoformat() if key.expires_at else None,
+        "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
+    }
 
 
 def address_in(address: str | None, cidrs: tuple[str, ...]) -> bool:

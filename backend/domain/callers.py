@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from backend.domain.admission import Epochs
 from backend.domain.api_keys import Environment, KeyGrant
+from backend.domain.audit import Actor
 from backend.domain.errors import InsufficientScope, ModelNotAllowed
 from backend.domain.ids import TenantId
 from backend.domain.limits import QuotaRule, RateRule
@@ -18,6 +19,8 @@ class ActorKind(StrEnum):
 
     USER = "user"
     API_KEY = "api-key"
+    SERVICE_ACCOUNT = "service-account"
+    OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +34,13 @@ class Caller:
     role: Role | None = None
     session_id: str | None = None
     models: tuple[str, ...] | None = None
+    address: str | None = None
+    request_id: str | None = None
+
+    @property
+    def actor(self) -> Actor:
+        """The same, as the audit log names it."""
+        return Actor(kind=self.kind, id=self.credential_id, address=self.address, request_id=self.request_id)
 
     def require(self, scope: Scope) -> None:
         """Refuse a caller without the scope.

@@ -4,8 +4,10 @@ import ipaddress
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from backend.domain.api_keys import ApiKey, Environment, mint_key
+from backend.domain.api_keys import ApiKey, Environment, audit_view, mint_key
+from backend.domain.audit import Action, AuditEntry
 from backend.domain.callers import Caller
 from backend.domain.clock import Clock
 from backend.domain.errors import FieldError, Invalid, KeyLimitReached, NotFound, ScopeExceedsGrantor
@@ -99,6 +101,7 @@ class ApiKeyService:
             last_used_at=None,
         )
         await self._unit.api_keys.add(caller.tenant_id, key)
+        await self._record(caller, Action.API_KEY_CREATED, key.id, after=audit_view(key))
         return key, written
 
     async def get(self, caller: Caller, key_id: str) -> ApiKey:
@@ -129,11 +132,27 @@ class ApiKeyService:
         Raises:
             NotFound: there is none of that id, or it is another tenant's.
         """
-        key = await self._unit.api_keys.revoke(caller.tenant_id, KeyId(key_id), self._clock.now())
+        before = await self.get(caller, key_id)
+        if before.revoked_at is not None:
+            return before
+        key = await self._unit.api_keys.revoke(caller.tenant_id, before.id, self._clock.now())
         if key is None:
             raise NotFound
+        await self._record(caller, Action.API_KEY_REVOKED, key.id, before=audit_view(before), after=audit_view(key))
         self._unit.after_commit(lambda: self._admission.announce(caller.tenant_id, key.id, key.version))
         return key
+
+    async def _record(
+        self,
+        caller: Caller,
+        action: Action,
+        key_id: KeyId,
+        *,
+        before: dict[str, Any] | None = None,
+        after: dict[str, Any] | None = None,
+    ) -> None:
+        entry = AuditEntry(actor=caller.actor, action=action, target_id=key_id, before=before or {}, after=after or {})
+        await self._unit.audit.record(caller.tenant_id, entry)
 
     def _require_valid(self, wish: KeyWish) -> None:
         problems = []

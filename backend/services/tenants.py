@@ -1,5 +1,8 @@
 """What the operator does with tenants and people."""
 
+from typing import Any
+
+from backend.domain.audit import OPERATOR, PLATFORM_CHAIN, Action, Actor, AuditEntry
 from backend.domain.clock import Clock
 from backend.domain.errors import FieldError, Invalid, NotFound
 from backend.domain.ids import TenantId, UserId, new_id
@@ -21,11 +24,20 @@ from backend.services.ports import Admission, PasswordHasher, UnitOfWork
 class TenantService:
     """Creates, suspends and resumes tenants, and seats people in them."""
 
-    def __init__(self, *, unit: UnitOfWork, passwords: PasswordHasher, admission: Admission, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        unit: UnitOfWork,
+        passwords: PasswordHasher,
+        admission: Admission,
+        clock: Clock,
+        actor: Actor = OPERATOR,
+    ) -> None:
         self._unit = unit
         self._passwords = passwords
         self._admission = admission
         self._clock = clock
+        self._actor = actor
 
     async def seed_plans(self) -> None:
         """Store the plans every installation begins with; those already there stay."""
@@ -56,6 +68,9 @@ class TenantService:
         )
         await self._unit.tenants.add(tenant)
         await self._unit.subscriptions.start(tenant.id, bought.id, now)
+        await self._record(
+            tenant.id, Action.TENANT_CREATED, tenant.id, after={"slug": slug, "name": name, "plan": plan}
+        )
         return tenant
 
     async def set_status(self, slug: str, status: TenantStatus) -> Tenant:
@@ -65,7 +80,17 @@ class TenantService:
             NotFound: no tenant has this slug.
         """
         tenant = await self.by_slug(slug)
+        if tenant.status is status:
+            return tenant
         changed = await self._unit.tenants.set_status(tenant.id, status)
+        suspended = status is TenantStatus.SUSPENDED
+        await self._record(
+            tenant.id,
+            Action.TENANT_SUSPENDED if suspended else Action.TENANT_RESUMED,
+            tenant.id,
+            before={"status": tenant.status.value},
+            after={"status": status.value},
+        )
         self._unit.after_commit(lambda: self._admission.announce(changed.id, None, changed.version))
         return changed
 
@@ -99,6 +124,12 @@ class TenantService:
             created_at=self._clock.now(),
         )
         await self._unit.users.add(user)
+        await self._record(
+            PLATFORM_CHAIN,
+            Action.USER_CREATED,
+            user.id,
+            after={"email": user.email, "platform_role": platform_role.value if platform_role else None},
+        )
         return user
 
     async def seat(self, tenant_id: TenantId, user_id: UserId, role: Role) -> Membership:
@@ -115,4 +146,21 @@ class TenantService:
             created_at=self._clock.now(),
         )
         await self._unit.memberships.add(tenant_id, membership)
+        await self._record(
+            tenant_id, Action.MEMBER_ADDED, membership.id, after={"user_id": user_id, "role": role.value}
+        )
         return membership
+
+    async def _record(
+        self,
+        chain: TenantId,
+        action: Action,
+        target_id: str,
+        *,
+        before: dict[str, Any] | None = None,
+        after: dict[str, Any] | None = None,
+    ) -> None:
+        entry = AuditEntry(
+            actor=self._actor, action=action, target_id=target_id, before=before or {}, after=after or {}
+        )
+        await self._unit.audit.record(chain, entry)

@@ -33,6 +33,7 @@ async def test_a_refusal_by_one_quota_spends_nothing_of_anything(desk: Desk) -> 
     assert [s.remaining for s in decision.standing.rates] == [100]
     assert await desk.counted(tenant) == (0, 0)
     assert await desk.remaining(limit) == 100
+    assert await desk.verdict(ask(cost=4, quotas=(key, tenant))) is Verdict.QUOTA_EXCEEDED
     free = await desk.verdict(ask(cost=3, quotas=(tenant, key), idempotency=claim(fingerprint=b"x" * 32)))
     assert free is Verdict.ADMITTED
 

@@ -88,9 +88,7 @@ class SqlApiKeys:
     async def by_lookup_id(self, tenant_id: TenantId, lookup_id: str) -> ApiKey | None:
         """Return the tenant's key with that id in its written form."""
         row = await self._session.scalar(
-            select(ApiKeyRow)
-            .where(col(ApiKeyRow.tenant_id) == tenant_id)
-            .where(col(ApiKeyRow.lookup_id) == lookup_id)
+            select(ApiKeyRow).where(col(ApiKeyRow.tenant_id) == tenant_id).where(col(ApiKeyRow.lookup_id) == lookup_id)
         )
         return key_from_row(row) if row else None
 

@@ -42,7 +42,7 @@ def parse_url(url: str) -> URL:
 
 
 def open_engine(url: str, *, pool_size: int, timeout_s: float) -> AsyncEngine:
-    """Return an engine that opens nothing yet; ``timeout_s`` bounds each wait: to connect, for the pool, a statement."""
+    """Return an engine, not yet connected; ``timeout_s`` bounds each wait: to connect, for the pool, for an answer."""
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         engine = create_async_engine(

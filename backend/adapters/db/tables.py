@@ -4,6 +4,7 @@ What only one dialect has (triggers, grants, the ledger's ``commit_xid``) stands
 """
 
 from datetime import UTC, datetime
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -185,6 +186,28 @@ class SigningKeyRow(SQLModel, table=True):
     sealed_private: bytes = Field(sa_type=LargeBinary)
     created_at: datetime = Field(sa_type=UtcDateTime)
     retired_at: datetime | None = Field(sa_type=UtcDateTime)
+
+
+class AuditRow(SQLModel, table=True):
+    """The audit log: append only, one chain a tenant. No foreign keys: it outlives what it tells of."""
+
+    __tablename__ = "audit_log"
+    __table_args__ = (UniqueConstraint("tenant_id", "sequence", name="uq_audit_log_tenant_sequence"),)
+
+    id: str = Field(primary_key=True)
+    tenant_id: str
+    sequence: int
+    at: datetime = Field(sa_type=UtcDateTime)
+    actor_kind: str
+    actor_id: str
+    actor_address: str | None
+    request_id: str | None
+    action: str
+    target_id: str
+    before: dict[str, Any] = Field(sa_type=NullableJson)
+    after: dict[str, Any] = Field(sa_type=NullableJson)
+    previous_hash: bytes = Field(sa_type=LargeBinary)
+    hash: bytes = Field(sa_type=LargeBinary)
 
 
 class UsageEventRow(SQLModel, table=True):

@@ -9,6 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from backend.adapters.db.api_keys import SqlApiKeys
+from backend.adapters.db.audit import SqlAuditLog
 from backend.adapters.db.engine import for_writing, translated_errors
 from backend.adapters.db.memberships import SqlMemberships
 from backend.adapters.db.plans import SqlPlans
@@ -67,6 +68,11 @@ class SqlUnitOfWork:
     def signing_keys(self) -> SqlSigningKeys:
         """Token signing keys."""
         return SqlSigningKeys(self._session)
+
+    @cached_property
+    def audit(self) -> SqlAuditLog:
+        """What happened."""
+        return SqlAuditLog(self._session)
 
     def after_commit(self, action: Callable[[], Awaitable[None]]) -> None:
         """Run ``action`` once the transaction is durable."""

@@ -36,6 +36,7 @@ from backend.services.ports.metering import Ledger, UsageReader
 from backend.services.ports.models import EncodedRows, ModelCatalog, ServedModel
 from backend.services.ports.store import (
     ApiKeys,
+    AuditLog,
     Memberships,
     Plans,
     Sessions,
@@ -51,6 +52,7 @@ __all__ = [
     "AccessClaims",
     "Admission",
     "ApiKeys",
+    "AuditLog",
     "CursorCodec",
     "EncodedRows",
     "HealthProbe",

@@ -3,13 +3,14 @@
 Methods on what a tenant owns take its id first. A method that reads across tenants says so in its name.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from backend.domain.api_keys import ApiKey, Environment, KeyStatus
+from backend.domain.audit import AuditEntry, AuditFilter, AuditRecord, ChainReport
 from backend.domain.ids import KeyId, TenantId, UserId
 from backend.domain.plans import Plan
 from backend.domain.sessions import RefreshToken, Session
@@ -221,6 +222,28 @@ class SigningKeys(Protocol):
         ...
 
 
+class AuditLog(Protocol):
+    """What happened, in one chain a tenant."""
+
+    async def record(self, tenant_id: TenantId, entry: AuditEntry) -> None:
+        """Append to the tenant's chain; it stands or falls with the unit of work."""
+        ...
+
+    async def list(
+        self, tenant_id: TenantId, wanted: AuditFilter, *, before_sequence: int | None, limit: int
+    ) -> list[AuditRecord]:
+        """Return up to ``limit`` records, newest first."""
+        ...
+
+    async def verify(self, tenant_id: TenantId) -> ChainReport:
+        """Walk the whole chain; say where it breaks first, if it does."""
+        ...
+
+    def walk(self, tenant_id: TenantId) -> AsyncIterator[AuditRecord]:
+        """Yield the whole chain in order, with bounded memory."""
+        ...
+
+
 class UnitOfWork(Protocol):
     """One transaction: committed when it ends well, rolled back when an exception leaves it."""
 
@@ -262,6 +285,11 @@ class UnitOfWork(Protocol):
     @property
     def signing_keys(self) -> SigningKeys:
         """Token signing keys."""
+        ...
+
+    @property
+    def audit(self) -> AuditLog:
+        """What happened."""
         ...
 
     def after_commit(self, action: Callable[[], Awaitable[None]]) -> None:
