@@ -19,6 +19,7 @@ from backend.domain.scopes import Scope
 from backend.services.api_keys import ApiKeyService
 from backend.services.audit import AuditService
 from backend.services.authentication import KeyAuthenticator, TokenAuthenticator, caller_from_key
+from backend.services.limits import LimitsService
 from backend.services.people import PeopleService
 from backend.services.ports import (
     Admission,
@@ -196,6 +197,14 @@ async def get_audit_service(request: Request, unit: UnitDep) -> AuditService:
 
 
 StoreDep = Annotated[Store, Depends(get_store)]
+
+
+async def get_limits_service(request: Request) -> LimitsService:
+    """Return the limits service."""
+    return LimitsService(admission=provided(request, get_admission))
+
+
+LimitsServiceDep = Annotated[LimitsService, Depends(get_limits_service)]
 AuditServiceDep = Annotated[AuditService, Depends(get_audit_service)]
 ApiKeyServiceDep = Annotated[ApiKeyService, Depends(get_api_key_service)]
 PeopleServiceDep = Annotated[PeopleService, Depends(get_people_service)]
@@ -278,12 +287,23 @@ async def require_user(caller: Annotated[Caller, Depends(get_caller)]) -> Caller
     return caller
 
 
+async def require_limits_reader(caller: Annotated[PredictCaller, Depends(get_predict_caller)]) -> PredictCaller:
+    """Let through whoever may read the limits they live under.
+
+    Raises:
+        InsufficientScope: the scope is missing.
+    """
+    caller.require(Scope.LIMITS_READ)
+    return caller
+
+
 UserCaller = Annotated[Caller, Depends(require_user)]
 KeysReader = Annotated[Caller, Depends(RequireScope(Scope.KEYS_READ))]
 KeysWriter = Annotated[Caller, Depends(RequireScope(Scope.KEYS_WRITE))]
 ModelsReader = Annotated[Caller, Depends(RequireScope(Scope.MODELS_READ))]
 AuditReader = Annotated[Caller, Depends(RequireScope(Scope.AUDIT_READ))]
 UsageReaderCaller = Annotated[Caller, Depends(RequireScope(Scope.USAGE_READ))]
+LimitsReaderCaller = Annotated[PredictCaller, Depends(require_limits_reader)]
 PredictCallerDep = Annotated[PredictCaller, Depends(get_predict_caller)]
 ResourcesDep = Annotated[Resources, Depends(get_resources)]
 ClockDep = Annotated[Clock, Depends(get_clock)]

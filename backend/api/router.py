@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from backend.api.routes import api_keys, audit, auth, docs, health, models, people, predictions, usage
+from backend.api.routes import api_keys, audit, auth, docs, health, limits, models, people, predictions, usage
 
 PUBLIC = frozenset(
     {
@@ -23,7 +23,7 @@ def build_router() -> APIRouter:
     """Return all routes."""
     root = APIRouter()
     v1 = APIRouter(prefix="/v1")
-    for each in (predictions, models, usage, api_keys, audit, auth, people):
+    for each in (predictions, models, limits, usage, api_keys, audit, auth, people):
         v1.include_router(each.router)
     root.include_router(v1)
     root.include_router(auth.discovery)

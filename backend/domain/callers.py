@@ -90,14 +90,14 @@ class PredictCaller:
             address=address,
         )
 
-    def require_scope(self) -> None:
-        """Refuse a caller who may not predict.
+    def require(self, scope: Scope) -> None:
+        """Refuse a caller without the scope.
 
         Raises:
-            InsufficientScope: the ``predict`` scope is missing.
+            InsufficientScope: naming the scope.
         """
-        if Scope.PREDICT not in self.scopes:
-            raise InsufficientScope("This needs the scope predict.")
+        if scope not in self.scopes:
+            raise InsufficientScope(f"This needs the scope {scope}.")
 
     def require_model(self, model: ModelInfo, reference: str) -> None:
         """Refuse a model that is not on the caller's allow-list, which holds names, versions or aliases.

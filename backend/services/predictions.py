@@ -34,6 +34,7 @@ from backend.domain.errors import (
 from backend.domain.ids import new_id
 from backend.domain.limits import period_of
 from backend.domain.models import ModelInfo, ModelRef, OutputOptions
+from backend.domain.scopes import Scope
 from backend.domain.usage import UsageEvent, decide_billing
 from backend.services.cache_keys import cache_key, cache_key_prefix
 from backend.services.ports import Admission, EncodedRows, KeyDirectory, Ledger, ModelCatalog, ServedModel
@@ -97,7 +98,7 @@ class PredictionService:
         Raises:
             ForecourtError: one of the refusals that API.md lists under predictions. Nothing was charged then.
         """
-        caller.require_scope()
+        caller.require(Scope.PREDICT)
         model = self._catalog.resolve(ModelRef.parse(command.model))
         caller.require_model(model.info, command.model)
         rows = model.encode(command.inputs)
@@ -161,7 +162,7 @@ class PredictionService:
                 _refuse(decision)
                 return caller, decision
             caller = await self._reread(caller)
-            caller.require_scope()
+            caller.require(Scope.PREDICT)
             caller.require_model(model.info, command.model)
         # Somebody changes the key faster than it can be read.
         raise EnforcementUnavailable(retry_after_s=1)
