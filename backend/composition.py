@@ -2,7 +2,6 @@
 
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 
@@ -25,6 +24,7 @@ from backend.adapters.redis.connection import connect
 from backend.adapters.redis.login_throttle import RedisLoginThrottle
 from backend.api.resources import HttpOptions, Resources
 from backend.domain.clock import Clock, SystemClock
+from backend.model_service.lanes import LaneLimits
 from backend.model_service.service import ModelService
 from backend.services.ports import LoginThrottle, QuotaHistory, Store
 from backend.services.ports.store import StoredSigningKey
@@ -96,7 +96,13 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
     ledger.start()
     stack.push_async_callback(ledger.aclose)
     models = await ModelService.open(
-        Path(settings.models), allow_pickle=settings.allow_pickle_models, max_rows=settings.max_rows
+        settings.models,
+        allow_pickle=settings.allow_pickle_models,
+        max_rows=settings.max_rows,
+        # A caller may always have a few of the largest requests waiting, however large those are.
+        limits=LaneLimits(
+            max_share_rows=max(4_000, 4 * settings.max_rows), max_waiting_rows=max(40_000, 40 * settings.max_rows)
+        ),
     )
     stack.push_async_callback(models.aclose)
     directory = CachedKeyDirectory(SqlKeyDirectory(shared.database), clock, ttl_s=settings.key_cache_ttl_s)

@@ -6,6 +6,7 @@ and tells the workers; each worker has its own Redis database number and its own
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -15,7 +16,8 @@ from redis.asyncio import Redis
 
 from backend.adapters.redis import connect
 from tests.fakes import FakeClock
-from tests.servers import Server, ServerNotFound, postgres_server, private_redis_server, redis_server
+from tests.server_process import Server
+from tests.servers import ServerNotFound, postgres_server, private_redis_server, redis_server
 
 STARTERS = {"redis": redis_server, "postgres": postgres_server}
 
@@ -79,8 +81,15 @@ def _server_url(config: pytest.Config, kind: str) -> str:
     except ServerNotFound as error:
         url = str(error)
     if "://" not in url:
-        pytest.exit(url, returncode=pytest.ExitCode.USAGE_ERROR)
+        _refuse(config, url)
     return url
+
+
+def _refuse(config: pytest.Config, sentence: str) -> NoReturn:
+    """Say in one line what is missing. A worker of pytest-xdist cannot end the run, so there each test says it."""
+    if hasattr(config, "workerinput"):
+        pytest.fail(sentence, pytrace=False)
+    pytest.exit(sentence, returncode=pytest.ExitCode.USAGE_ERROR)
 
 
 def _with_database(url: str, name: str) -> str:
@@ -127,7 +136,7 @@ def postgres_url(pytestconfig: pytest.Config) -> Iterator[str]:
 
 
 @pytest.fixture
-def start_private_redis() -> Iterator[Callable[[], Server]]:
+def start_private_redis(pytestconfig: pytest.Config) -> Iterator[Callable[[], Server]]:
     """Starts Redis servers that a test may pause and kill."""
     with ExitStack() as running:
 
@@ -135,6 +144,6 @@ def start_private_redis() -> Iterator[Callable[[], Server]]:
             try:
                 return running.enter_context(private_redis_server())
             except ServerNotFound as error:
-                pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+                _refuse(pytestconfig, str(error))
 
         yield start

@@ -16,23 +16,19 @@ import os
 import pwd
 import re
 import shutil
-import signal
-import socket
 import stat
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
 import redis
 
-START_WITHIN_S = 30.0
-STOP_WITHIN_S = 10.0
+from tests.server_process import RunAs, Server, running
+
 OLDEST_POSTGRES = 14
 
 NO_REDIS = "These tests need Redis: install redis-server (6.2 or newer), or set TEST_REDIS_URL."
@@ -41,84 +37,6 @@ NO_POSTGRES = "These tests need PostgreSQL 14 or newer: install it, or set TEST_
 
 class ServerNotFound(Exception):
     """No server can be started here; the message says what to install."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunAs:
-    """The account a server runs under; the tests' own by default."""
-
-    user: str | None = None
-    group: int | None = None
-    extra_groups: tuple[int, ...] | None = None
-
-
-@dataclass(slots=True)
-class Server:
-    """A server process of ours, which a test may also pause, kill and start again on the same port."""
-
-    url: str
-    command: Sequence[str]
-    run_as: RunAs
-    answers: Callable[[str], bool]
-    _process: "subprocess.Popen[bytes] | None" = field(default=None, init=False)
-
-    @property
-    def pid(self) -> int | None:
-        return None if self._process is None else self._process.pid
-
-    def start(self) -> None:
-        """Start it and wait until it answers."""
-        self._process = subprocess.Popen(
-            self.command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            user=self.run_as.user,
-            group=self.run_as.group,
-            extra_groups=self.run_as.extra_groups,
-            # Ctrl-C in the terminal is for the tests; they end the server.
-            start_new_session=True,
-        )
-        deadline = time.monotonic() + START_WITHIN_S
-        while not self.answers(self.url):
-            try:
-                self._process.wait(0.02)
-            except subprocess.TimeoutExpired:
-                if time.monotonic() < deadline:
-                    continue
-                self.kill()
-            raise ChildProcessError(f"{self.command[0]} did not start")
-
-    def stop(self) -> None:
-        """End it in an orderly way, or by force when that takes too long."""
-        process = self._process
-        if process is None:
-            return
-        self.resume()
-        # For PostgreSQL SIGINT is a fast shutdown; Redis ends on it as well.
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(STOP_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            self.kill()
-        self._process = None
-
-    def kill(self) -> None:
-        """End it like a power cut."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(STOP_WITHIN_S)
-            self._process = None
-
-    def pause(self) -> None:
-        """Let it hang: connections are still accepted, nothing is answered."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let it go on after a pause."""
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
@@ -141,9 +59,11 @@ def private_redis_server() -> Iterator[Server]:
         def prepare(port: int) -> Server:
             options = ("--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--databases", "64")
             kept = ("--save", "", "--appendonly", "no")
-            return Server(f"redis://127.0.0.1:{port}", (program, *options, *kept), RunAs(), _redis_answers)
+            return Server(
+                f"redis://127.0.0.1:{port}", (program, *options, *kept), Path(folder), RunAs(), _redis_answers
+            )
 
-        yield from _running(prepare)
+        yield from running(prepare)
 
 
 @contextmanager
@@ -181,34 +101,13 @@ def private_postgres_server() -> Iterator[Server]:
 
         def prepare(port: int) -> Server:
             command = (str(programs / "postgres"), "-D", str(data), "-p", str(port), *fast, *bounds)
-            return Server(f"postgresql://postgres@127.0.0.1:{port}/postgres", command, run_as, _postgres_answers)
+            return Server(
+                f"postgresql://postgres@127.0.0.1:{port}/postgres", command, folder, run_as, _postgres_answers
+            )
 
-        yield from _running(prepare)
+        yield from running(prepare)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _running(prepare: Callable[[int], Server]) -> Iterator[Server]:
-    """Start a server on a free port, and end it. A port may be taken before the server gets it: then another."""
-    for attempts_left in (4, 3, 2, 1, 0):
-        server = prepare(_free_port())
-        try:
-            server.start()
-            break
-        except ChildProcessError:
-            if not attempts_left:
-                raise
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _redis_program() -> str:

@@ -20,7 +20,11 @@ WINDOW_S = 60
 DAY_S = 86_400
 
 ROW_TOLERANCE = 1e-6
-"""Draining rounds: a millionth of a row is no row. The scripts of the Redis adapter hold the same number."""
+"""Draining rounds: a millionth of a row is no row. The scripts of the Redis adapter hold the same number.
+
+What callers are told is worked out with less of it than what is decided, so that it holds to the last bit: what
+remains can be spent, who waits as told passes, and what has reset is whole.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,22 +107,23 @@ def owed_rows(rule: RateRule, level: RateLevel, now_s: float) -> float:
 def _wait_s(rule: RateRule, owed: float, cost: int) -> float:
     if cost > rule.per_window:
         return rule.window_s
-    return (owed - rule.per_window) * rule.window_s / rule.per_window
+    return (owed - rule.per_window - ROW_TOLERANCE / 2) * rule.window_s / rule.per_window
 
 
 def _state(rule: RateRule, owed: float) -> RateState:
-    remaining = math.floor(rule.per_window - owed + ROW_TOLERANCE)
+    remaining = math.floor(rule.per_window - owed + ROW_TOLERANCE / 2)
+    # A limit of nothing is as whole as it will ever be.
+    rows_s = rule.window_s / rule.per_window if rule.per_window else 0.0
     return RateState(
         rule=rule,
         remaining=max(0, remaining),
-        # A limit of nothing is as whole as it will ever be.
-        reset_s=math.ceil(owed * rule.window_s / rule.per_window - 1e-9) if rule.per_window else 0,
+        reset_s=max(0, math.ceil((owed - ROW_TOLERANCE / 4) * rows_s)),
     )
 
 
 def whole_seconds(wait_s: float) -> int:
     """Return a wait as ``Retry-After`` tells it: rounded up, and never zero."""
-    return max(1, math.ceil(wait_s - 1e-9))
+    return max(1, math.ceil(wait_s))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

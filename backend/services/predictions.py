@@ -5,6 +5,7 @@ early, ask admission once, run only the rows that nobody asked before, make the 
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,12 +33,13 @@ from backend.domain.errors import (
     Unauthenticated,
 )
 from backend.domain.ids import new_id
-from backend.domain.limits import period_of
 from backend.domain.models import ModelInfo, ModelRef, OutputOptions
 from backend.domain.scopes import Scope
 from backend.domain.usage import UsageEvent, decide_billing
 from backend.services.cache_keys import cache_key, cache_key_prefix
 from backend.services.ports import Admission, EncodedRows, KeyDirectory, Ledger, ModelCatalog, ServedModel
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +113,7 @@ class PredictionService:
             cached = decision.cached or (None,) * rows.count
             predictions = await self._complete(caller, command, model, rows, cached)
         except BaseException:
-            await self._admission.release(caller.tenant_id, lease)
+            await self._release(lease)
             raise
         answer = PredictionAnswer(
             event=self._event(caller, command, model.info, lease, cached),
@@ -120,7 +122,8 @@ class PredictionService:
             standing=decision.standing,
         )
         fill = _cache_fill(cache_keys, cached, predictions) if command.fills_cache else ()
-        await self._book(answer, command, Settlement(lease=lease, cache_fill=fill))
+        kept = command.render(answer) if command.idempotency is not None else None
+        await self._book(answer.event, Settlement(lease=lease, cache_fill=fill, answer=kept))
         return answer
 
     async def settled(self) -> None:
@@ -169,10 +172,12 @@ class PredictionService:
 
     async def _reread(self, caller: PredictCaller) -> PredictCaller:
         grant = await self._keys.reload(caller.lookup_id) if caller.lookup_id else None
-        if grant is None:
+        now = self._clock.now()
+        # The secret may have been replaced meanwhile.
+        if grant is None or not grant.key.accepts(caller.generation, now):
             raise Unauthenticated
-        grant.require_usable(self._clock.now(), caller.address)
-        return PredictCaller.from_key(grant, address=caller.address, fresh=True)
+        grant.require_usable(now, caller.address)
+        return PredictCaller.from_key(grant, address=caller.address, fresh=True, generation=caller.generation)
 
     async def _complete(
         self,
@@ -223,27 +228,40 @@ class PredictionService:
             plan_version=caller.plan.version,
             request_id=command.request_id,
             occurred_at=occurred_at,
-            period=period_of(occurred_at.timestamp()),
+            # The month whose quota paid for it, should midnight have passed meanwhile.
+            period=lease.period,
         )
 
-    async def _book(self, answer: PredictionAnswer, command: PredictCommand, settlement: Settlement) -> None:
+    async def _book(self, event: UsageEvent, settlement: Settlement) -> None:
         """Make the usage durable, then settle. What is settled is not on the caller's clock, but for a replay."""
-        tenant_id = answer.event.tenant_id
         try:
-            await self._ledger.append(tenant_id, answer.event)
+            await self._ledger.append(event.tenant_id, event)
         except MeteringUnavailable:
-            await self._admission.release(tenant_id, settlement.lease)
+            await self._release(settlement.lease)
             raise
         except asyncio.CancelledError:
             # The caller left while the event was being written. It will be written, so the lease is used.
-            self._in_background(self._admission.settle(tenant_id, settlement))
+            self._in_background(self._settle(settlement))
             raise
-        if command.idempotency is None:
-            self._in_background(self._admission.settle(tenant_id, settlement))
-            return
-        # A retry may arrive right after this answer: it must find it.
-        kept = Settlement(lease=settlement.lease, cache_fill=settlement.cache_fill, answer=command.render(answer))
-        await self._admission.settle(tenant_id, kept)
+        if settlement.answer is None:
+            self._in_background(self._settle(settlement))
+        else:
+            # A retry may arrive right after this answer: it must find it.
+            await self._settle(settlement)
+
+    async def _settle(self, settlement: Settlement) -> None:
+        """Settle, if admission can be reached. The usage is durable: what is lost is a counter, rebuilt from it."""
+        try:
+            await self._admission.settle(settlement.lease.tenant_id, settlement)
+        except EnforcementUnavailable:
+            log.warning("lease not settled", extra={"event_id": settlement.lease.id})
+
+    async def _release(self, lease: Lease) -> None:
+        """Give a lease back, if admission can be reached; it expires by itself. The caller gets the first error."""
+        try:
+            await self._admission.release(lease.tenant_id, lease)
+        except EnforcementUnavailable:
+            log.warning("lease not released", extra={"event_id": lease.id})
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -20,7 +20,7 @@ from backend.services.ports import Admission
 from tests.contracts.asking import TENANT, Desk, ask, claim, key_quota, key_rate, lease_of, tenant_quota, tenant_rate
 from tests.contracts.stores import PATIENT_S
 from tests.fakes import FakeClock, FakeHistory
-from tests.servers import Server
+from tests.server_process import Server
 
 pytestmark = pytest.mark.anyio
 

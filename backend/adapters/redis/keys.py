@@ -1,8 +1,8 @@
 """Every Redis key of the product is spelt here.
 
 All that belongs to a tenant carries its id as the hash tag, so that one script may touch it on Redis Cluster: a
-tenant lives in one slot. What a login is counted under is tagged by account, or stands alone. Accounts and networks
-are hashed: a dump of Redis holds nobody's address.
+tenant lives in one slot. What a login is counted under is tagged by account, or stands alone. What people chose or
+are known by (Idempotency-Keys, accounts, networks) is hashed: a dump of Redis tells none of it.
 """
 
 import hashlib
@@ -38,8 +38,8 @@ def quota_leases(counter: str) -> str:
 
 
 def idempotency_slot(tenant_id: TenantId, credential_id: str, key: str) -> str:
-    """The slot of an Idempotency-Key: the caller's own text comes last, where it can imitate nothing."""
-    return f"fc:{{{tenant_id}}}:idem:{credential_id}:{key}"
+    """The slot of one credential's Idempotency-Key."""
+    return f"fc:{{{tenant_id}}}:idem:{credential_id}:{_digest(key)}"
 
 
 def cached_row_prefix(tenant_id: TenantId) -> bytes:

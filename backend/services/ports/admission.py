@@ -28,15 +28,27 @@ class Admission(Protocol):
         ...
 
     async def settle(self, tenant_id: TenantId, settlement: Settlement) -> None:
-        """Turn a lease into use, fill the cache and keep the answer. A second call changes nothing."""
+        """Turn a lease into use, fill the cache and keep the answer. A second call changes nothing.
+
+        Raises:
+            EnforcementUnavailable: the store does not answer. The event is in the ledger all the same.
+        """
         ...
 
     async def release(self, tenant_id: TenantId, lease: Lease) -> None:
-        """Give a lease back unused: quota returns, the idempotency slot is free. A second call changes nothing."""
+        """Give a lease back unused: quota returns, the idempotency slot is free. A second call changes nothing.
+
+        Raises:
+            EnforcementUnavailable: the store does not answer. The lease expires by itself.
+        """
         ...
 
     async def announce(self, tenant_id: TenantId, credential_id: str | None, version: int) -> None:
-        """Make every cached copy of the credential (``None``: of the whole tenant) older than ``version`` stale."""
+        """Make every cached copy of the credential (``None``: of the whole tenant) older than ``version`` stale.
+
+        Raises:
+            EnforcementUnavailable: the store does not answer, so other processes do not know yet.
+        """
         ...
 
     async def standing(
@@ -46,7 +58,11 @@ class Admission(Protocol):
         rates: tuple[RateRule, ...],
         quotas: tuple[QuotaRule, ...],
     ) -> Standing:
-        """Return what is left of the limits, spending nothing."""
+        """Return what is left of the limits, spending nothing.
+
+        Raises:
+            EnforcementUnavailable: the store does not answer.
+        """
         ...
 
 

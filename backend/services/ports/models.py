@@ -47,6 +47,7 @@ class ServedModel(Protocol):
             share: whose queue it is; shares take turns.
 
         Raises:
+            ConcurrencyExceeded: this share has too many rows waiting.
             Overloaded: the queue is full or closed.
             ModelUnavailable: the model failed on these rows.
         """

@@ -56,9 +56,9 @@ def test_equal_numbers_have_one_spelling(one: list[Any], other: list[Any]) -> No
 
 
 def test_a_negative_zero_reaches_the_model_as_zero() -> None:
-    value = FLOATS.encode([[-0.0, 1.0]]).rows[0][0]
-    assert isinstance(value, float)
-    assert math.copysign(1.0, value) == 1.0
+    for value in (FLOATS.encode([[-0.0, 1.0]]).rows[0][0], MIXED.encode([GOOD | {"size": -0.0}]).rows[0][0]):
+        assert isinstance(value, float)
+        assert math.copysign(1.0, value) == 1.0
 
 
 def test_different_rows_have_different_spellings() -> None:

@@ -215,6 +215,13 @@ def test_the_truth_is_compared_whatever_type_the_labels_have(tmp_path: Path, iri
     assert registered.manifest.metrics["held_out_rows"] == 150
 
 
+def test_rows_without_the_truth_are_not_scored(tmp_path: Path, people: pd.DataFrame, write_csv: WriteCsv) -> None:
+    pipeline = fitted(people)
+    people.loc[:9, "spends"] = np.nan
+    registered = register(tmp_path, pipeline, name="spending", sample=write_csv(people), target="spends")
+    assert registered.manifest.metrics["held_out_rows"] == 110
+
+
 def test_extra_columns_of_a_frame_are_left_out_and_told(
     tmp_path: Path, people: pd.DataFrame, write_csv: WriteCsv
 ) -> None:
