@@ -1,24 +1,35 @@
 """Opens every resource in order, each with its end on the stack, so that they close in the opposite order."""
 
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 
-from backend.adapters.crypto.access_tokens import JoseTokenIssuer, SigningKey, generate_signing_key
+from backend.adapters.crypto.access_tokens import JoseTokenIssuer, SigningKey
 from backend.adapters.crypto.cursors import HmacCursors
 from backend.adapters.crypto.key_hashes import PepperedKeyHasher
 from backend.adapters.crypto.keys import Sealer
+from backend.adapters.crypto.model_signatures import Ed25519ModelKeys, UnusableSigningKey
 from backend.adapters.crypto.opaque_tokens import HmacOpaqueTokens
 from backend.adapters.crypto.passwords import Argon2Passwords
-from backend.adapters.db.engine import open_engine
+from backend.adapters.crypto.signing_keys import SealingSmith
+from backend.adapters.db.engine import open_engine, parse_url
 from backend.adapters.db.key_directory import SqlKeyDirectory
+from backend.adapters.db.key_use import BatchedKeyUse
 from backend.adapters.db.ledger import GroupCommitLedger
 from backend.adapters.db.unit_of_work import Database
 from backend.adapters.db.usage import SqlUsageReader
+from backend.adapters.mail.file import FileMailer
+from backend.adapters.mail.outbox import BackgroundOutbox
+from backend.adapters.mail.smtp import SmtpMailer
 from backend.adapters.memory.admission import MemoryAdmission
+from backend.adapters.memory.change_signal import ChangeSignal, FileSignal, NoSignal
 from backend.adapters.memory.key_directory import CachedKeyDirectory
 from backend.adapters.memory.login_throttle import MemoryLoginThrottle
+from backend.adapters.memory.stranger_throttle import MemoryStrangerThrottle
+from backend.adapters.periodic import Periodic
 from backend.adapters.redis.admission import RedisAdmission
 from backend.adapters.redis.connection import connect
 from backend.adapters.redis.login_throttle import RedisLoginThrottle
@@ -26,12 +37,15 @@ from backend.api.resources import HttpOptions, Resources
 from backend.domain.clock import Clock, SystemClock
 from backend.model_service.lanes import LaneLimits
 from backend.model_service.service import ModelService
-from backend.services.ports import LoginThrottle, QuotaHistory, Store
-from backend.services.ports.store import StoredSigningKey
+from backend.model_service.signatures import IsSigned
+from backend.services.ports import LoginThrottle, Mailer, QuotaHistory, Store
 from backend.services.predictions import PredictionService
+from backend.services.signing_keys import still_verifies
 from backend.settings import Settings
 
-_SIGNING_KEYS = "signing-keys"
+KEY_USE_EVERY_S = 30.0
+SIGNING_KEYS_EVERY_S = 30.0
+MODELS_EVERY_S = 2.0
 
 
 class MisconfiguredError(Exception):
@@ -47,6 +61,7 @@ class Shared:
     usage_reader: SqlUsageReader
     admission: MemoryAdmission | RedisAdmission
     login_throttle: LoginThrottle
+    signal: ChangeSignal
 
 
 async def open_shared(settings: Settings, stack: AsyncExitStack, clock: Clock) -> Shared:
@@ -56,15 +71,33 @@ async def open_shared(settings: Settings, stack: AsyncExitStack, clock: Clock) -
     )
     stack.push_async_callback(database.aclose)
     reader = SqlUsageReader(database, clock)
-    admission, throttle = await _open_admission(settings, stack, clock, reader)
-    return Shared(clock=clock, database=database, usage_reader=reader, admission=admission, login_throttle=throttle)
+    signal = _signal_of(settings)
+    admission, throttle = await _open_admission(settings, stack, clock, reader, signal)
+    return Shared(
+        clock=clock,
+        database=database,
+        usage_reader=reader,
+        admission=admission,
+        login_throttle=throttle,
+        signal=signal,
+    )
+
+
+def _signal_of(settings: Settings) -> ChangeSignal:
+    """Return how processes tell each other of changes: through Redis, or beside the SQLite file that they share."""
+    database = parse_url(settings.database_url)
+    if settings.redis_url is not None or database.get_backend_name() != "sqlite" or not database.database:
+        return NoSignal()
+    return FileSignal(Path(f"{database.database}.epoch").absolute())
 
 
 async def _open_admission(
-    settings: Settings, stack: AsyncExitStack, clock: Clock, history: QuotaHistory
+    settings: Settings, stack: AsyncExitStack, clock: Clock, history: QuotaHistory, signal: ChangeSignal
 ) -> tuple[MemoryAdmission | RedisAdmission, LoginThrottle]:
     if settings.redis_url is None:
-        memory = MemoryAdmission(clock, history, cache_bytes=settings.cache_bytes, cache_ttl_s=settings.cache_ttl_s)
+        memory = MemoryAdmission(
+            clock, history, cache_bytes=settings.cache_bytes, cache_ttl_s=settings.cache_ttl_s, signal=signal
+        )
         return memory, MemoryLoginThrottle(clock)
     client = connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
     stack.push_async_callback(client.aclose)
@@ -78,6 +111,20 @@ def open_key_hasher(settings: Settings) -> PepperedKeyHasher:
     return PepperedKeyHasher({version: pepper.get_secret_value() for version, pepper in settings.key_peppers.items()})
 
 
+def open_model_keys(settings: Settings) -> IsSigned | None:
+    """Return the check of model signatures, where signing keys are configured.
+
+    Raises:
+        MisconfiguredError: one of them is not a key.
+    """
+    if not settings.model_signing_keys:
+        return None
+    try:
+        return Ed25519ModelKeys(settings.model_signing_keys).is_signed
+    except UnusableSigningKey as error:
+        raise MisconfiguredError(f"FORECOURT_MODEL_SIGNING_KEYS: {error}") from error
+
+
 async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> Resources:
     """Open everything a server needs. Models are loaded when this returns."""
     clock = clock or SystemClock()
@@ -89,9 +136,16 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         audience=settings.issuer,
         ttl_s=settings.access_token_ttl_s,
         clock=clock,
+        read_keys=lambda: load_signing_keys(shared.database, secret, clock),
     )
+    await _run_periodically(stack, "signing keys", issuer.reload, every_s=SIGNING_KEYS_EVERY_S)
+    key_use = BatchedKeyUse(shared.database, clock)
+    stack.push_async_callback(key_use.flush)
+    await _run_periodically(stack, "key use", key_use.flush, every_s=KEY_USE_EVERY_S)
     passwords = Argon2Passwords()
     stack.callback(passwords.close)
+    outbox = BackgroundOutbox(_open_mailer(settings, clock))
+    stack.push_async_callback(outbox.settled)
     ledger = GroupCommitLedger(shared.database)
     ledger.start()
     stack.push_async_callback(ledger.aclose)
@@ -99,20 +153,28 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         settings.models,
         allow_pickle=settings.allow_pickle_models,
         max_rows=settings.max_rows,
+        is_signed=open_model_keys(settings),
         # A caller may always have a few of the largest requests waiting, however large those are.
         limits=LaneLimits(
             max_share_rows=max(4_000, 4 * settings.max_rows), max_waiting_rows=max(40_000, 40 * settings.max_rows)
         ),
     )
     stack.push_async_callback(models.aclose)
-    directory = CachedKeyDirectory(SqlKeyDirectory(shared.database), clock, ttl_s=settings.key_cache_ttl_s)
+    await _run_periodically(stack, "models", models.refresh, every_s=MODELS_EVERY_S)
+    directory = CachedKeyDirectory(
+        SqlKeyDirectory(shared.database), clock, ttl_s=settings.key_cache_ttl_s, signal=shared.signal
+    )
     predictions = PredictionService(
         catalog=models, admission=shared.admission, ledger=ledger, keys=directory, clock=clock
     )
     stack.push_async_callback(predictions.settled)
     return Resources(
         settings=HttpOptions(
-            password_grant=settings.password_grant, public_url=settings.public_url, issuer=settings.issuer
+            password_grant=settings.password_grant,
+            public_url=settings.public_url,
+            issuer=settings.issuer,
+            sign_up=settings.sign_up,
+            sign_up_plan=settings.sign_up_plan,
         ),
         clock=clock,
         store=shared.database,
@@ -123,13 +185,35 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         key_directory=directory,
         password_hasher=passwords,
         key_hasher=open_key_hasher(settings),
+        key_use=key_use,
+        answer_sealer=Sealer(secret, "idempotent-answers"),
         token_issuer=issuer,
         opaque_tokens=HmacOpaqueTokens(secret),
+        mailed_tokens=HmacOpaqueTokens(secret, kind="mailed-token", prefix="fm_"),
+        outbox=outbox,
+        strangers=MemoryStrangerThrottle(clock, per_minute=settings.unknown_key_rate),
         cursor_codec=HmacCursors(secret),
         login_throttle=shared.login_throttle,
         health_probes=(shared.database, shared.admission, ledger, models),
         predictions=predictions,
     )
+
+
+async def _run_periodically(
+    stack: AsyncExitStack, name: str, work: Callable[[], Awaitable[object]], *, every_s: float
+) -> None:
+    periodic = Periodic(name, work, every_s=every_s)
+    periodic.start()
+    stack.push_async_callback(periodic.aclose)
+
+
+def _open_mailer(settings: Settings, clock: Clock) -> Mailer:
+    if settings.smtp_url is None:
+        return FileMailer(settings.mail_folder, sender=settings.mail_from, clock=clock)
+    try:
+        return SmtpMailer(settings.smtp_url.get_secret_value(), sender=settings.mail_from, clock=clock)
+    except ValueError as error:
+        raise MisconfiguredError(f"FORECOURT_SMTP_URL: {error}") from None
 
 
 def secret_of(settings: Settings) -> str:
@@ -146,12 +230,12 @@ def secret_of(settings: Settings) -> str:
 
 
 async def load_signing_keys(store: Store, secret: str, clock: Clock) -> tuple[SigningKey, ...]:
-    """Return the token signing keys, newest first; make the first one where there is none.
+    """Return the token signing keys that still verify, newest first; make the first one where there is none.
 
     Raises:
         MisconfiguredError: the stored keys were sealed under another secret.
     """
-    sealer = Sealer(secret, _SIGNING_KEYS)
+    smith = SealingSmith(secret)
     async with store.unit_of_work(read_only=True) as unit:
         stored = await unit.signing_keys.list_all()
     if not stored:
@@ -159,28 +243,9 @@ async def load_signing_keys(store: Store, secret: str, clock: Clock) -> tuple[Si
             await unit.signing_keys.hold()
             stored = await unit.signing_keys.list_all()
             if not stored:
-                stored = [_sealed(generate_signing_key(), sealer, clock)]
+                stored = [smith.make(clock.now())]
                 await unit.signing_keys.add(stored[0])
     try:
-        return tuple(_unsealed(key, sealer) for key in stored)
+        return tuple(smith.open(key) for key in stored if still_verifies(key, clock))
     except InvalidTag as error:
         raise MisconfiguredError("FORECOURT_SECRET_KEY is not the one this database was set up with") from error
-
-
-def _sealed(key: SigningKey, sealer: Sealer, clock: Clock) -> StoredSigningKey:
-    return StoredSigningKey(
-        kid=key.kid,
-        public_pem=key.public_pem,
-        sealed_private=sealer.seal((key.private_pem or "").encode(), key.kid),
-        created_at=clock.now(),
-        retired_at=None,
-    )
-
-
-def _unsealed(stored: StoredSigningKey, sealer: Sealer) -> SigningKey:
-    private_pem = sealer.unseal(stored.sealed_private, stored.kid).decode()
-    return SigningKey(
-        kid=stored.kid,
-        public_pem=stored.public_pem,
-        private_pem=None if stored.retired_at else private_pem,
-    )

@@ -34,14 +34,15 @@ FIELDS = (
     "count",
 )
 _SECRETS = re.compile(
-    r"fc_(?:live|test)_[0-9A-Za-z]{12}_[0-9A-Za-z]+|fr_[\w-]{20,}|eyJ[\w-]{5,}\.[\w-]+\.[\w-]+|://[^/\s:@]*:[^/\s@]+@"
+    r"fc_(?:live|test)_[0-9A-Za-z]{12}_[0-9A-Za-z]+|f[rms]_[\w-]{20,}|eyJ[\w-]{5,}\.[\w-]+\.[\w-]+|://[^/\s:@]*:[^/\s@]+@"
 )
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\u2028\u2029]")
+# C0 and C1 controls, the other two line breaks of Unicode, and halves of characters, which no encoder takes.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def redacted(text: str) -> str:
     """Return a text without secrets and without control characters."""
-    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", _SECRETS.sub("[redacted]", text))
+    return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", _SECRETS.sub("[redacted]", text))
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
@@ -49,7 +50,7 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
     for name in FIELDS:
         value = getattr(record, name, None)
         if value is not None:
-            found[name] = redacted(value) if isinstance(value, str) else value
+            found[name] = value if isinstance(value, bool | int | float) else redacted(str(value))
     return found
 
 
@@ -74,7 +75,7 @@ class JsonFormatter(logging.Formatter):
         stack = _stack(record)
         if stack:
             line["stack"] = stack
-        return orjson.dumps(line, default=str).decode()
+        return orjson.dumps(line).decode()
 
 
 class TextFormatter(logging.Formatter):

@@ -7,17 +7,44 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from backend import __version__
 from backend.api.errors import install_error_handlers
 from backend.api.middleware import BodyGuard, RequestContext
 from backend.api.openapi import build_openapi
 from backend.api.router import build_router
+from backend.api.throttling import AddressThrottle
 from backend.composition import open_resources
 from backend.domain.clock import Clock
 from backend.logs import start_logging
 from backend.model_service.schema import input_schema, prediction_schema
 from backend.settings import Settings
+
+CORS_REQUEST_HEADERS = (
+    "Authorization",
+    "X-API-Key",
+    "Content-Type",
+    "Cache-Control",
+    "Idempotency-Key",
+    "X-Deadline-Ms",
+    "X-Request-Id",
+)
+CORS_ANSWER_HEADERS = (
+    "X-Request-Id",
+    "X-Usage-Units",
+    "Cache-Status",
+    "Idempotency-Replayed",
+    "RateLimit",
+    "RateLimit-Policy",
+    "Retry-After",
+    "X-Quota-Limit",
+    "X-Quota-Used",
+    "X-Quota-Remaining",
+    "X-Quota-Reset",
+    "X-Usage-Watermark",
+    "Location",
+)
 
 
 def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
@@ -39,12 +66,25 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
+        # A redirect would lead to whatever the Host header says, and take the credential along.
+        redirect_slashes=False,
         separate_input_output_schemas=False,
     )
+    app.state.address_throttle = AddressThrottle(login_rate=settings.login_rate, anonymous_rate=settings.anonymous_rate)
     app.include_router(build_router())
     install_error_handlers(app)
     # The last one added is the outermost.
     app.add_middleware(BodyGuard, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+    if settings.cors_origins:
+        # No cookie is ever set, so no credentials are allowed along: a page sends its own Authorization header.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST", "PATCH", "PUT", "DELETE"),
+            allow_headers=CORS_REQUEST_HEADERS,
+            expose_headers=CORS_ANSWER_HEADERS,
+            max_age=600,
+        )
     app.add_middleware(RequestContext, trusted_proxies=settings.trusted_proxies)
     app.openapi = _openapi_of(app)  # type: ignore[method-assign]
     return app

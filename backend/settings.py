@@ -4,6 +4,7 @@ There is no instance at import: whoever composes the application makes one. Outs
 default secret is refused, so that no installation runs on a value that stands in a repository.
 """
 
+import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -12,13 +13,15 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 SECRET_MIN_CHARS = 32
+_RATE = r"^[1-9]\d{0,6}/(second|minute|hour|day)$"
 _WEAK = {"changeme", "change-me", "secret", "password", "forecourt", "default", "example"}
 
 
 class Settings(BaseSettings):
     """Everything that can be configured. Names below are the environment variables' without the prefix."""
 
-    model_config = SettingsConfigDict(env_prefix="FORECOURT_", frozen=True, extra="ignore")
+    # A refused value may be a secret that was put into the wrong variable: errors do not repeat it.
+    model_config = SettingsConfigDict(env_prefix="FORECOURT_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     environment: Literal["demo", "production"] = Field(
         "production", description="`demo` makes its own secrets; `production` refuses weak or missing ones."
@@ -36,6 +39,10 @@ class Settings(BaseSettings):
     models: Path = Field(Path("var/models"), description="Folder of the model repository.")
     allow_pickle_models: bool = Field(
         False, description="Load joblib and pickle artifacts, which can run code. Refused by default."
+    )
+    model_signing_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Base64 Ed25519 public keys, with commas. Set: a model without a signature of one is refused.",
     )
     secret_key: SecretStr | None = Field(
         None,
@@ -56,6 +63,25 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
         (), description="Networks of the proxies in front, with commas; only they may say X-Forwarded-For."
     )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins whose pages may call the API from a browser, with commas; exact, never `*`."
+    )
+    sign_up: bool = Field(False, description="Whether strangers may sign up and get a tenant of their own.")
+    sign_up_plan: str = Field("free", description="Plan of a tenant that signed up.")
+    login_rate: Annotated[str, Field(pattern=_RATE)] = Field(
+        "300/minute", description="Token requests from one address: `<number>/second|minute|hour|day`."
+    )
+    anonymous_rate: Annotated[str, Field(pattern=_RATE)] = Field(
+        "30/minute", description="Sign-ups, confirmations, acceptances and password resets from one address, each."
+    )
+    unknown_key_rate: int = Field(
+        100, ge=1, description="Unknown API keys from one address each minute before it is made to wait."
+    )
+    mail_folder: Path = Field(Path("var/mail"), description="Where messages are written while no mail server is set.")
+    smtp_url: SecretStr | None = Field(
+        None, description="Mail server, `smtp://user:password@host:port` or `smtps://…`. Unset: files."
+    )
+    mail_from: str = Field("forecourt@localhost", description="Address that messages come from.")
     password_grant: bool = Field(True, description="Whether `grant_type=password` is offered.")
     database_pool_size: int = Field(10, ge=2, le=100, description="Database connections of each process.")
     database_timeout_s: float = Field(2.0, gt=0, le=30, description="Bound on each wait for the database.")
@@ -85,10 +111,18 @@ class Settings(BaseSettings):
         except ValueError:
             raise ValueError("write peppers as 1:secret,2:secret") from None
 
-    @field_validator("trusted_proxies", mode="before")
+    @field_validator("trusted_proxies", "cors_origins", "model_signing_keys", mode="before")
     @classmethod
-    def _read_networks(cls, value: object) -> object:
+    def _read_list(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _refuse_wild_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not re.fullmatch(r"https?://[^\s/*@]+", origin):
+                raise ValueError("write origins as https://host[:port], without a path and without *")
+        return origins
 
     @model_validator(mode="after")
     def _refuse_weak_secrets(self) -> Self:

@@ -10,6 +10,7 @@ from backend.domain.clock import Clock
 from backend.domain.errors import ForecourtError
 from backend.domain.sessions import ABSOLUTE_LIFETIME
 from backend.services.ports import Store
+from backend.services.signing_keys import KEPT_AFTER_RETIREMENT
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,36 @@ def login_cleanup(store: Store, clock: Clock) -> Job:
             return await unit.sessions.forget_before(clock.now() - LOGIN_RETENTION)
 
     return Job(name="login clean-up", every_s=3600, work=work)
+
+
+def mailed_token_cleanup(store: Store, clock: Clock) -> Job:
+    """Return the job that forgets mailed tokens which nobody can use any more."""
+
+    async def work() -> int:
+        async with store.unit_of_work() as unit:
+            return await unit.mailed_tokens.forget_before(clock.now() - timedelta(days=1))
+
+    return Job(name="mailed token clean-up", every_s=3600, work=work)
+
+
+def idempotency_cleanup(store: Store, clock: Clock) -> Job:
+    """Return the job that forgets answers which nobody can ask for again."""
+
+    async def work() -> int:
+        async with store.unit_of_work() as unit:
+            return await unit.idempotency.forget_expired_of_all_tenants(clock.now())
+
+    return Job(name="idempotency clean-up", every_s=3600, work=work)
+
+
+def signing_key_cleanup(store: Store, clock: Clock) -> Job:
+    """Return the job that forgets signing keys which verify nothing any more."""
+
+    async def work() -> int:
+        async with store.unit_of_work() as unit:
+            return await unit.signing_keys.forget_retired_before(clock.now() - KEPT_AFTER_RETIREMENT)
+
+    return Job(name="signing key clean-up", every_s=3600, work=work)
 
 
 async def run_jobs(jobs: tuple[Job, ...], stopping: asyncio.Event) -> None:

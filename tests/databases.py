@@ -6,11 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, pool, text
 
-from backend.adapters.db.migrations import sync_url
+from backend.adapters.db.migrations import PROJECT, sync_url
 
 _numbers = itertools.count(1)
+
+
+def alembic_config() -> Config:
+    return Config(toml_file=PROJECT / "pyproject.toml")
+
+
+def newest_revision() -> str:
+    return str(ScriptDirectory.from_config(alembic_config()).get_current_head())
 
 
 def sqlite_url(folder: Path) -> str:

@@ -15,7 +15,7 @@ SOURCES = (PROJECT / "backend" / "demo" / "models.py", PROJECT / "requirements" 
 def cached_demo_models() -> Path:
     """Return a folder with the demo models. Copy it before you change anything in it."""
     digest = hashlib.sha256()
-    for source in (*SOURCES, *sorted((PROJECT / "backend" / "model_service").glob("*.py"))):
+    for source in (*SOURCES, *sorted((PROJECT / "backend" / "model_service").rglob("*.py"))):
         digest.update(source.read_bytes())
     cache = PROJECT / "var" / "test-models"
     cache.mkdir(parents=True, exist_ok=True)

@@ -227,9 +227,11 @@ def _protect_ledger_on_postgresql() -> None:
 
 
 def _grant_to_application() -> None:
-    # Roles belong to the whole server: another database's migration may create it at the same moment.
+    # Roles belong to the whole server: another database's migration may create it at the same moment. An administrator
+    # may have made it before, so that whoever migrates need not be allowed to make roles.
     op.execute(
-        "DO $$ BEGIN CREATE ROLE forecourt_app NOLOGIN; "
+        "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'forecourt_app') THEN "
+        "CREATE ROLE forecourt_app NOLOGIN; END IF; "
         "EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
     )
     # Whoever migrates must be able to act as the role; a superuser is by nature.

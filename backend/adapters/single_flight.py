@@ -11,6 +11,10 @@ class SingleFlight:
     def __init__(self) -> None:
         self._running: dict[Hashable, asyncio.Task[None]] = {}
 
+    def is_running(self, name: Hashable) -> bool:
+        """Whether work of that name is under way."""
+        return name in self._running
+
     async def run(self, name: Hashable, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Join the running work of that name, or start it. Its exception reaches every waiter."""
         task = self._running.get(name)

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from backend.api.deps.callers import refuse_stranger
 from backend.api.limit_headers import limit_headers
 from backend.domain import errors
 from backend.domain.errors import FieldError, ForecourtError, OAuthError, TooMany
@@ -25,6 +26,8 @@ STATUS: dict[type[ForecourtError], int] = {
     errors.Forbidden: 403,
     errors.InsufficientScope: 403,
     errors.ScopeExceedsGrantor: 403,
+    errors.RoleNotGrantable: 403,
+    errors.ReauthenticationRequired: 403,
     errors.ModelNotAllowed: 403,
     errors.AddressNotAllowed: 403,
     errors.TenantSuspended: 403,
@@ -35,7 +38,15 @@ STATUS: dict[type[ForecourtError], int] = {
     errors.Conflict: 409,
     errors.AlreadyExists: 409,
     errors.KeyLimitReached: 409,
+    errors.LastOwner: 409,
+    errors.AlreadyMember: 409,
+    errors.KeyNotChangeable: 409,
+    errors.KeyNotRotatable: 409,
+    errors.RotationInProgress: 409,
     errors.IdempotencyInProgress: 409,
+    errors.Gone: 410,
+    errors.InvitationExpired: 410,
+    errors.LinkExpired: 410,
     errors.PayloadTooLarge: 413,
     errors.UnsupportedEncoding: 415,
     errors.Invalid: 422,
@@ -53,6 +64,7 @@ STATUS: dict[type[ForecourtError], int] = {
     errors.MeteringUnavailable: 503,
     errors.StoreUnavailable: 503,
     errors.ModelUnavailable: 503,
+    errors.MailUnavailable: 503,
     errors.DeadlineExceeded: 504,
 }
 _OAUTH_STATUS = {"invalid_client": 401, "slow_down": 429}
@@ -126,10 +138,19 @@ async def _on_validation(request: Request, error: Exception) -> Response:
         raise error
     problems = error.errors()
     if any(problem["type"] == "json_invalid" for problem in problems):
-        return problem_response(errors.BadRequest("The body is not valid JSON."), _request_id(request))
-    if request.url.path == "/v1/auth/token":
+        return await _unreadable(request, errors.BadRequest("The body is not valid JSON."))
+    if request.url.path in {"/v1/auth/token", "/v1/auth/revoke"}:
         return _oauth_response(OAuthError("invalid_request", "A parameter is missing or malformed."))
     refusal = errors.Invalid(errors=tuple(field_error(problem) for problem in problems[:20]))
+    return problem_response(refusal, _request_id(request))
+
+
+async def _unreadable(request: Request, refusal: ForecourtError) -> Response:
+    """FastAPI reads a body before it asks who calls. What is wrong with it is no stranger's business."""
+    try:
+        await refuse_stranger(request)
+    except ForecourtError as stranger:
+        refusal = stranger
     return problem_response(refusal, _request_id(request))
 
 
@@ -151,6 +172,8 @@ async def _on_http(request: Request, error: Exception) -> Response:
     if isinstance(error.__cause__, ForecourtError):
         # Raised while FastAPI read the body, which wraps whatever it meets.
         return problem_response(error.__cause__, _request_id(request))
+    if error.status_code == 400:  # noqa: PLR2004
+        return await _unreadable(request, errors.BadRequest("The body cannot be read."))
     refusal = _BY_STATUS.get(error.status_code, errors.ForecourtError)()
     response = problem_response(refusal, _request_id(request))
     for name, value in (error.headers or {}).items():

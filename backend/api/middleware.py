@@ -15,7 +15,14 @@ from urllib.parse import parse_qsl
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.api.errors import problem_response
-from backend.domain.errors import ForecourtError, KeyInUrl, PayloadTooLarge, RequestTimeout, UnsupportedEncoding
+from backend.domain.errors import (
+    BadRequest,
+    ForecourtError,
+    KeyInUrl,
+    PayloadTooLarge,
+    RequestTimeout,
+    UnsupportedEncoding,
+)
 from backend.domain.ids import new_id
 
 access_log = logging.getLogger("forecourt.access")
@@ -27,8 +34,22 @@ _SECURITY_HEADERS = [
     (b"referrer-policy", b"no-referrer"),
 ]
 _HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
-_CREDENTIAL_NAMES = frozenset({"api_key", "apikey", "api-key", "x-api-key", "key", "access_token", "token", "secret"})
-_WRITTEN_KEY = re.compile(r"fc_(?:live|test)_")
+_CREDENTIAL_NAMES = frozenset(
+    {
+        "api_key",
+        "apikey",
+        "api-key",
+        "x-api-key",
+        "key",
+        "access_token",
+        "refresh_token",
+        "token",
+        "secret",
+        "client_secret",
+        "password",
+    }
+)
+_WRITTEN_CREDENTIAL = re.compile(r"fc_(?:live|test)_|\bfr_[\w-]{40}|\beyJ[\w-]+\.[\w-]+\.")
 
 Network = IPv4Network | IPv6Network
 
@@ -94,6 +115,8 @@ class BodyGuard:
     def _refusal(self, scope: Scope) -> ForecourtError | None:
         if scope["query_string"] and _holds_credential(scope["query_string"]):
             return KeyInUrl()
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            return BadRequest("The URL holds a character that no name or id has.")
         for name, value in scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > self._limit_bytes:
                 return self._too_large()
@@ -139,7 +162,10 @@ def _accepted_id(scope: Scope) -> str | None:
 
 def _holds_credential(query: bytes) -> bool:
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=None)
-    return any(name.lower() in _CREDENTIAL_NAMES or _WRITTEN_KEY.search(value) for name, value in pairs)
+    return any(
+        name.lower() in _CREDENTIAL_NAMES or _WRITTEN_CREDENTIAL.search(name) or _WRITTEN_CREDENTIAL.search(value)
+        for name, value in pairs
+    )
 
 
 def client_address(scope: Scope, trusted: Sequence[Network]) -> str | None:

@@ -82,6 +82,11 @@ def _typed(
     generic: dict[str, Any], info: ModelInfo, inputs: dict[str, Any], prediction: dict[str, Any]
 ) -> dict[str, Any]:
     ok = generic["responses"]["200"]
+    body = {
+        **inputs,
+        "properties": {**inputs["properties"], "parameters": {"$ref": "#/components/schemas/PredictParameters"}},
+        "additionalProperties": False,
+    }
     answer = {
         "type": "object",
         "required": ["id", "model", "version", "predictions", "usage"],
@@ -99,7 +104,7 @@ def _typed(
         "description": f"{info.task.capitalize()} with version {info.version} of `{info.name}`.",
         "operationId": f"predict_with_{info.name}",
         "parameters": [each for each in generic["parameters"] if each["in"] != "path"],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": inputs}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": {
             **generic["responses"],
             "200": {**ok, "content": {"application/json": {"schema": answer}}},

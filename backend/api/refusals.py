@@ -25,6 +25,7 @@ _TO_CALLERS: tuple[type[ForecourtError], ...] = (
     errors.InsufficientScope,
     errors.TenantSuspended,
     errors.AddressNotAllowed,
+    errors.TooMany,
 )
 
 

@@ -9,12 +9,16 @@ from backend.services.ports import (
     HealthProbe,
     KeyDirectory,
     KeyHasher,
+    KeyUse,
     Ledger,
     LoginThrottle,
     ModelCatalog,
     OpaqueTokens,
+    Outbox,
     PasswordHasher,
+    Sealer,
     Store,
+    StrangerThrottle,
     TokenIssuer,
     UsageReader,
 )
@@ -28,6 +32,8 @@ class HttpOptions:
     password_grant: bool
     public_url: str
     issuer: str
+    sign_up: bool
+    sign_up_plan: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +50,13 @@ class Resources:
     key_directory: KeyDirectory
     password_hasher: PasswordHasher
     key_hasher: KeyHasher
+    key_use: KeyUse
+    answer_sealer: Sealer
     token_issuer: TokenIssuer
     opaque_tokens: OpaqueTokens
+    mailed_tokens: OpaqueTokens
+    outbox: Outbox
+    strangers: StrangerThrottle
     cursor_codec: CursorCodec
     login_throttle: LoginThrottle
     health_probes: tuple[HealthProbe, ...]

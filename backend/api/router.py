@@ -2,7 +2,23 @@
 
 from fastapi import APIRouter
 
-from backend.api.routes import api_keys, audit, auth, docs, health, limits, models, people, predictions, usage
+from backend.api.routes import (
+    api_keys,
+    audit,
+    auth,
+    docs,
+    health,
+    invitations,
+    limits,
+    members,
+    models,
+    passwords,
+    people,
+    predictions,
+    service_accounts,
+    sign_up,
+    usage,
+)
 
 PUBLIC = frozenset(
     {
@@ -15,6 +31,12 @@ PUBLIC = frozenset(
         "/.well-known/jwks.json",
         "/.well-known/oauth-authorization-server",
         "/v1/auth/token",
+        "/v1/auth/revoke",
+        "/v1/auth/register",
+        "/v1/auth/confirm",
+        "/v1/auth/forgot",
+        "/v1/auth/reset",
+        "/v1/invitations/accept",
     }
 )
 
@@ -23,7 +45,21 @@ def build_router() -> APIRouter:
     """Return all routes."""
     root = APIRouter()
     v1 = APIRouter(prefix="/v1")
-    for each in (predictions, models, limits, usage, api_keys, audit, auth, people):
+    for each in (
+        predictions,
+        models,
+        limits,
+        usage,
+        api_keys,
+        audit,
+        members,
+        invitations,
+        service_accounts,
+        auth,
+        sign_up,
+        passwords,
+        people,
+    ):
         v1.include_router(each.router)
     root.include_router(v1)
     root.include_router(auth.discovery)

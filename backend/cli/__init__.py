@@ -3,7 +3,7 @@
 import typer
 
 from backend import __version__
-from backend.cli import keys, models, serving, tenants, usage, users
+from backend.cli import auth, keys, models, service_accounts, serving, tenants, usage, users
 
 app = typer.Typer(
     name="forecourt",
@@ -18,7 +18,9 @@ app.command("migrate")(serving.migrate)
 app.command("worker")(serving.work)
 app.add_typer(tenants.app, name="tenants")
 app.add_typer(users.app, name="users")
+app.add_typer(service_accounts.app, name="service-accounts")
 app.add_typer(keys.app, name="keys")
+app.add_typer(auth.app, name="auth")
 app.add_typer(models.app, name="models")
 app.add_typer(usage.app, name="usage")
 

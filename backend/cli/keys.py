@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Annotated
 
 import typer
@@ -18,7 +19,7 @@ from backend.services.api_keys import ApiKeyService, KeyWish
 from backend.services.ports.store import KeyFilter
 from backend.settings import Settings
 
-app = typer.Typer(help="Create, list and revoke API keys of a tenant.", no_args_is_help=True)
+app = typer.Typer(help="Create, list, rotate and revoke API keys of a tenant.", no_args_is_help=True)
 
 COLUMNS = ("id", "name", "prefix", "last4", "environment", "status", "scopes")
 TenantSlug = Annotated[str, typer.Argument(help="Slug of the tenant.")]
@@ -93,11 +94,28 @@ def list_keys(tenant: TenantSlug, as_json: JsonOption = False) -> None:
     show([_row(key) for key in run(work)], COLUMNS, as_json=as_json)
 
 
+@app.command("rotate")
+def rotate(
+    tenant: TenantSlug,
+    key_id: Annotated[str, typer.Argument(help="The key's id, key_…")],
+    overlap: Annotated[int, typer.Option(min=0, max=604_800, help="Seconds that the old secret goes on.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Give a key a new secret and print it, this once."""
+
+    async def work(settings: Settings) -> tuple[ApiKey, str]:
+        async with opened(settings) as shared, _service(settings, shared, tenant) as (service, caller):
+            return await service.rotate(caller, key_id, timedelta(seconds=overlap))
+
+    key, secret = run(work)
+    show([_row(key) | {"secret": secret}], (*COLUMNS, "secret"), as_json=as_json)
+
+
 @app.command("revoke")
 def revoke(
     tenant: TenantSlug, key_id: Annotated[str, typer.Argument(help="The key's id, key_…")], as_json: JsonOption = False
 ) -> None:
-    """Revoke a key, with effect on the next request where Redis is shared, else within the key cache's lifetime."""
+    """Revoke a key, with effect on the next request everywhere."""
 
     async def work(settings: Settings) -> ApiKey:
         async with opened(settings) as shared, _service(settings, shared, tenant) as (service, caller):

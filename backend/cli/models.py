@@ -1,25 +1,40 @@
 """``forecourt models``: the model repository."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from backend.adapters.crypto.model_signatures import Ed25519ModelSigner, UnusableSigningKey
 from backend.cli.console import JsonOption, explained, fail, show
+from backend.composition import open_model_keys
+from backend.model_service.aliases import WeightedVersion, is_alias_name
 from backend.model_service.errors import ModelRefused, RegistrationError
+from backend.model_service.manifest import Candidate
 from backend.model_service.registration import register
 from backend.model_service.repository import ModelRepository
 from backend.settings import Settings
 
-app = typer.Typer(help="Register, list, show and verify models.", no_args_is_help=True)
+app = typer.Typer(help="Register, sign, roll out and remove models.", no_args_is_help=True)
 
 NameArgument = Annotated[str, typer.Argument(help="The model's name.")]
+VersionArgument = Annotated[str, typer.Argument(help="The version.")]
 
 
 def _repository() -> tuple[ModelRepository, Settings]:
     with explained():
         settings = Settings()
-    return ModelRepository(settings.models), settings
+        return ModelRepository(settings.models, is_signed=open_model_keys(settings)), settings
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    try:
+        yield
+    except ModelRefused as refused:
+        fail(refused.reason)
 
 
 @app.command("add")
@@ -48,6 +63,26 @@ def add(
         fail(str(error))
     for finding in registered.findings:
         typer.echo(finding)
+    show(
+        [_measured(candidate) for candidate in registered.manifest.runner.candidates],
+        ("runner", "verdict", "one row", "largest difference", "reason"),
+        as_json=False,
+        title="What the parity gate measured",
+    )
+
+    if settings.model_signing_keys:
+        typer.echo(f"not served until it is signed: forecourt models sign {name} {registered.manifest.version} --key …")
+
+
+def _measured(candidate: Candidate) -> dict[str, object]:
+    time_us, difference = candidate.one_row_us, candidate.max_difference
+    return {
+        "runner": candidate.name,
+        "verdict": candidate.verdict.value,
+        "one row": None if time_us is None else f"{time_us:g} µs",
+        "largest difference": None if difference is None else f"{difference:.1e}",
+        "reason": candidate.reason,
+    }
 
 
 @app.command("list")
@@ -71,19 +106,17 @@ def _row(name: str, version: str, *, task: str = "", runner: str = "", problem: 
 
 
 @app.command("show")
-def show_model(name: NameArgument, version: Annotated[str, typer.Argument(help="The version.")]) -> None:
+def show_model(name: NameArgument, version: VersionArgument) -> None:
     """Print a version's manifest."""
     repository, _ = _repository()
-    try:
+    with _refused():
         manifest = repository.manifest(name, version)
-    except ModelRefused as refused:
-        fail(refused.reason)
     typer.echo(manifest.to_json().decode())
 
 
 @app.command("verify")
 def verify(as_json: JsonOption = False) -> None:
-    """Check every version's manifest and digest; leave with status 1 if one does not hold."""
+    """Check every version's signature, manifest and digest; leave with status 1 if one does not hold."""
     repository, _ = _repository()
     rows: list[dict[str, object]] = []
     for name in repository.names():
@@ -97,3 +130,65 @@ def verify(as_json: JsonOption = False) -> None:
     show(rows, ("name", "version", "verdict"), as_json=as_json)
     if any(row["verdict"] != "ok" for row in rows):
         raise typer.Exit(1)
+
+
+@app.command("sign")
+def sign(
+    name: NameArgument,
+    version: VersionArgument,
+    key: Annotated[
+        Path, typer.Option(help="Ed25519 private key, PEM: openssl genpkey -algorithm ed25519.", exists=True)
+    ],
+) -> None:
+    """Sign a version; print the public key that FORECOURT_MODEL_SIGNING_KEYS has to list."""
+    with explained():
+        # Not signed yet, so nothing is asked but that the version is whole.
+        repository = ModelRepository(Settings().models)
+    try:
+        signer = Ed25519ModelSigner(key.read_bytes())
+    except UnusableSigningKey as error:
+        fail(str(error))
+    with _refused():
+        repository.sign(name, version, signer.sign)
+    typer.echo(f"{name}@{version} is signed; public key {signer.public_key}")
+
+
+@app.command("alias")
+def alias(
+    name: NameArgument,
+    alias: Annotated[str, typer.Argument(help="The alias; `stable` is what a bare name means.")],
+    targets: Annotated[list[str] | None, typer.Argument(help="A version, or versions with weights: 2=95 3=5.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the alias.")] = False,
+) -> None:
+    """Point an alias at a version, or share its callers between versions."""
+    repository, _ = _repository()
+    if not is_alias_name(alias):
+        fail("The alias must be letters, digits, '.', '-' and '_', at most 64, and not a number.")
+    if bool(targets) == remove:
+        fail("Name the versions, or --remove.")
+    weighted = [_weighted(target) for target in targets or ()]
+    present = repository.versions(name)
+    if not present:
+        fail(f"There is no model {name}.")
+    for target in weighted:
+        if target.version not in present:
+            fail(f"{name} has no version {target.version}.")
+    with _refused():
+        repository.set_alias(name, alias, weighted)
+    typer.echo(f"{name}@{alias} " + (f"is {', '.join(targets)}" if targets else "is removed"))
+
+
+def _weighted(text: str) -> WeightedVersion:
+    version, _, weight = text.partition("=")
+    if weight and (not weight.isascii() or not weight.isdigit() or not int(weight)):
+        fail("A weight must be a whole number above zero.")
+    return WeightedVersion(version, int(weight or 1))
+
+
+@app.command("remove")
+def remove(name: NameArgument, version: VersionArgument) -> None:
+    """Remove a version that no alias points at. Servers let go of it within seconds."""
+    repository, _ = _repository()
+    with _refused():
+        repository.remove(name, version)
+    typer.echo(f"{name}@{version} is removed")

@@ -24,7 +24,13 @@ from backend.composition import load_signing_keys, secret_of
 from backend.demo.setup import DEMO_FILE, one_at_a_time, prepare_environment, set_up
 from backend.logs import start_logging
 from backend.settings import Settings
-from backend.worker import login_cleanup, run_jobs
+from backend.worker import (
+    idempotency_cleanup,
+    login_cleanup,
+    mailed_token_cleanup,
+    run_jobs,
+    signing_key_cleanup,
+)
 
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on. [FORECOURT_HOST]")]
 PortOption = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [FORECOURT_PORT]")]
@@ -83,7 +89,9 @@ def work() -> None:
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         try:
             async with opened(settings) as shared:
-                await run_jobs((login_cleanup(shared.database, shared.clock),), stopping)
+                store, clock = shared.database, shared.clock
+                cleanups = (login_cleanup, mailed_token_cleanup, idempotency_cleanup, signing_key_cleanup)
+                await run_jobs(tuple(cleanup(store, clock) for cleanup in cleanups), stopping)
         finally:
             listener.stop()
 

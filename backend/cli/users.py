@@ -9,8 +9,9 @@ from backend.domain.scopes import PlatformRole, Role
 from backend.domain.tenants import User
 from backend.settings import Settings
 
-app = typer.Typer(help="Create and list users, and seat them in tenants.", no_args_is_help=True)
+app = typer.Typer(help="Create, list, disable and enable users, and seat them in tenants.", no_args_is_help=True)
 
+Email = Annotated[str, typer.Argument(help="The address that the user signs in with.")]
 COLUMNS = ("id", "email", "platform_role", "disabled", "created_at")
 
 
@@ -59,3 +60,23 @@ def list_users(as_json: JsonOption = False) -> None:
             return await unit.users.list_all()
 
     show([_row(user) for user in run(work)], COLUMNS, as_json=as_json)
+
+
+@app.command("disable")
+def disable(email: Email, as_json: JsonOption = False) -> None:
+    """Lock a user out from the next request on; every login ends."""
+    _set_disabled(email, disabled=True, as_json=as_json)
+
+
+@app.command("enable")
+def enable(email: Email, as_json: JsonOption = False) -> None:
+    """Let a user sign in again."""
+    _set_disabled(email, disabled=False, as_json=as_json)
+
+
+def _set_disabled(email: str, *, disabled: bool, as_json: bool) -> None:
+    async def work(settings: Settings) -> User:
+        async with opened(settings) as shared, tenant_service(shared) as (tenants, _):
+            return await tenants.set_disabled(email, disabled=disabled)
+
+    show([_row(run(work))], COLUMNS, as_json=as_json)

@@ -13,11 +13,13 @@ from typing import Any
 
 from backend.composition import Shared
 from backend.domain.api_keys import Environment, parse_key
+from backend.domain.audit import OPERATOR as OPERATOR_ACTOR
 from backend.domain.callers import ActorKind, Caller
 from backend.domain.ids import TenantId
 from backend.domain.scopes import TENANT_SCOPES, PlatformRole, Role, Scope
 from backend.services.api_keys import ApiKeyService, KeyWish
 from backend.services.ports import CursorCodec, KeyHasher, PasswordHasher, UnitOfWork
+from backend.services.service_accounts import ServiceAccountService
 from backend.services.tenants import TenantService
 
 TENANTS = (("acme", "Acme", "enterprise"), ("globex", "Globex", "free"))
@@ -54,7 +56,7 @@ async def ensure_accounts(shared: Shared, tools: Tools, known: dict[str, Any], b
         known: what an earlier start wrote; its credentials are kept as long as they still work.
         base_url: where the server will listen.
     """
-    async with shared.database.unit_of_work() as unit:
+    async with shared.database.unit_of_work(of_all_tenants=True) as unit:
         tenants = TenantService(unit=unit, passwords=tools.passwords, admission=shared.admission, clock=shared.clock)
         await tenants.seed_plans()
         seeded = [
@@ -63,7 +65,8 @@ async def ensure_accounts(shared: Shared, tools: Tools, known: dict[str, Any], b
         ]
         known_operator = known.get("operator", {}).get("password")
         operator = await _ensure_user(unit, tenants, tools, OPERATOR, known_operator, PlatformRole.OPERATOR)
-    return {"base_url": base_url, "tenants": seeded, "operator": operator}
+        billing = await _ensure_billing(unit, shared, tools, known.get("billing", {}))
+    return {"base_url": base_url, "tenants": seeded, "operator": operator, "billing": billing}
 
 
 async def _ensure_tenant(
@@ -96,6 +99,19 @@ async def _ensure_tenant(
         "api_key": await _ensure_key(unit, keys, tools, tenant.id, earlier.get("api_key"), Environment.LIVE),
         "test_key": await _ensure_key(unit, keys, tools, tenant.id, earlier.get("test_key"), Environment.TEST),
     }
+
+
+async def _ensure_billing(unit: UnitOfWork, shared: Shared, tools: Tools, earlier: dict[str, str]) -> dict[str, str]:
+    """Make sure that the billing job can sign in: a service account that reads every tenant's usage."""
+    client_id, secret = earlier.get("client_id", ""), earlier.get("client_secret", "")
+    account = await unit.service_accounts.by_client_id_of_all_tenants(client_id)
+    if account and tools.key_hasher.verify(secret, account.secret_hash, account.pepper_version):
+        return {"client_id": client_id, "client_secret": secret}
+    accounts = ServiceAccountService(unit=unit, hasher=tools.key_hasher, cursors=tools.cursors, clock=shared.clock)
+    account, secret = await accounts.create_of_platform(
+        OPERATOR_ACTOR, name="demo billing", role=PlatformRole.BILLING_READER
+    )
+    return {"client_id": account.id, "client_secret": secret}
 
 
 async def _ensure_user(

@@ -26,7 +26,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from backend.model_service.artifacts import dump_artifact
-from backend.model_service.fitted import one_openmp_thread
+from backend.model_service.fitted import one_native_thread
 from backend.model_service.manifest import ArtifactFormat
 from backend.model_service.registration import Registered, register
 from backend.model_service.repository import ModelRepository
@@ -67,7 +67,7 @@ def train_demo_models(root: Path, workdir: Path, progress: Callable[[str], None]
     registered = []
     for name, fit in _DEMOS.items():
         if not repository.versions(name):
-            with one_openmp_thread():  # on so few rows threads cost more than they give
+            with one_native_thread():  # on so few rows threads cost more than they give
                 fitted = fit()
             registered.append(_register(root, workdir, name, fitted))
             progress(_line(registered[-1]))

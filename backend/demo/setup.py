@@ -32,6 +32,7 @@ def prepare_environment(folder: Path, base_url: str) -> None:
     os.environ.setdefault("FORECOURT_PUBLIC_URL", base_url)
     os.environ.setdefault("FORECOURT_DATABASE_URL", f"sqlite+aiosqlite:///{folder / 'forecourt.db'}")
     os.environ.setdefault("FORECOURT_MODELS", str(folder / "models"))
+    os.environ.setdefault("FORECOURT_MAIL_FOLDER", str(folder / "mail"))
     made = _own_secrets(folder / SECRETS_FILE, base_url)
     os.environ.setdefault("FORECOURT_SECRET_KEY", made["secret_key"])
     os.environ.setdefault("FORECOURT_KEY_PEPPERS", made["key_peppers"])

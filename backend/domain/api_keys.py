@@ -8,8 +8,8 @@ import ipaddress
 import re
 import secrets
 import zlib
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -63,8 +63,15 @@ def _random_base62(length: int) -> str:
 
 def mint_key(environment: Environment) -> tuple[str, PresentedKey]:
     """Return a fresh key in its written form, and the same taken apart."""
-    lookup_id, secret = _random_base62(12), _random_base62(32)
-    return write_key(environment, lookup_id, secret), PresentedKey(environment, lookup_id, secret)
+    lookup_id = _random_base62(12)
+    written, secret = mint_secret(environment, lookup_id)
+    return written, PresentedKey(environment, lookup_id, secret)
+
+
+def mint_secret(environment: Environment, lookup_id: str) -> tuple[str, str]:
+    """Return the written form of a key with a fresh secret, and that secret."""
+    secret = _random_base62(32)
+    return write_key(environment, lookup_id, secret), secret
 
 
 def write_key(environment: Environment, lookup_id: str, secret: str) -> str:
@@ -82,8 +89,21 @@ def parse_key(text: str) -> PresentedKey | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreviousSecret:
+    """The secret before the last rotation, which verifies until ``valid_until``."""
+
+    secret_hash: bytes
+    pepper_version: int
+    valid_until: datetime
+    last_used_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """A stored key. ``version`` grows with every change that a cached copy must notice."""
+    """A stored key. ``version`` grows with every change that a cached copy must notice, ``generation`` with its secret.
+
+    ``last_used_at`` is the key's last use, with whichever secret.
+    """
 
     id: KeyId
     tenant_id: TenantId
@@ -106,6 +126,7 @@ class ApiKey:
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+    previous: PreviousSecret | None = None
 
     @property
     def prefix(self) -> str:
@@ -120,6 +141,40 @@ class ApiKey:
             return KeyStatus.EXPIRED
         return KeyStatus.ACTIVE
 
+    def overlap_at(self, instant: datetime) -> PreviousSecret | None:
+        """Return the secret before the last rotation as long as it still verifies."""
+        if self.previous is None or self.previous.valid_until <= instant:
+            return None
+        return self.previous
+
+    def accepts(self, generation: int, instant: datetime) -> bool:
+        """Whether a secret that verified as the key's ``generation``-th is still one of its secrets."""
+        if generation == self.generation:
+            return True
+        return generation == self.generation - 1 and self.overlap_at(instant) is not None
+
+    def rotated(
+        self, *, secret_hash: bytes, pepper_version: int, last4: str, at: datetime, overlap: timedelta
+    ) -> "ApiKey":
+        """Return the key with a new secret; the old one goes on for the overlap, and never longer than the key."""
+        valid_until = at + overlap
+        if self.expires_at is not None:
+            valid_until = min(valid_until, self.expires_at)
+        return replace(
+            self,
+            secret_hash=secret_hash,
+            pepper_version=pepper_version,
+            last4=last4,
+            generation=self.generation + 1,
+            version=self.version + 1,
+            previous=PreviousSecret(
+                secret_hash=self.secret_hash,
+                pepper_version=self.pepper_version,
+                valid_until=valid_until,
+                last_used_at=self.last_used_at,
+            ),
+        )
+
 
 def audit_view(key: ApiKey) -> dict[str, Any]:
     """Return what the audit log keeps of a key: nothing secret, nothing derived from a secret."""
@@ -132,9 +187,11 @@ def audit_view(key: ApiKey) -> dict[str, Any]:
         "allowed_cidrs": None if key.allowed_cidrs is None else list(key.allowed_cidrs),
         "rate_per_minute": key.rate_per_minute,
         "monthly_quota": key.monthly_quota,
+        "metadata": dict(key.metadata),
         "generation": key.generation,
         "expires_at": key.expires_at.isoformat() if key.expires_at else None,
         "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
+        "previous_valid_until": key.previous.valid_until.isoformat() if key.previous else None,
     }
 
 
@@ -200,3 +257,11 @@ class KeyGrant:
             ),
             quotas=tuple(quotas),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedKey:
+    """A grant whose secret was presented, and as the secret of which generation."""
+
+    grant: KeyGrant
+    generation: int

@@ -1,17 +1,19 @@
 """Who calls, as routes and services see it after the credential has been verified."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from backend.domain.admission import Epochs
 from backend.domain.api_keys import Environment, KeyGrant
-from backend.domain.audit import Actor
+from backend.domain.attenuation import Reach
+from backend.domain.audit import PLATFORM_CHAIN, Actor
 from backend.domain.errors import InsufficientScope, ModelNotAllowed
 from backend.domain.ids import TenantId
 from backend.domain.limits import QuotaRule, RateRule
 from backend.domain.models import ModelInfo
 from backend.domain.plans import Plan
-from backend.domain.scopes import Role, Scope
+from backend.domain.scopes import PlatformRole, Role, Scope
 
 
 class ActorKind(StrEnum):
@@ -25,7 +27,10 @@ class ActorKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """A verified caller inside one tenant. ``scopes`` are what it may do now, not what it once was granted."""
+    """A verified caller inside one tenant. ``scopes`` are what it may do now, not what it once was granted.
+
+    What narrows an API key further stands here too, for what the key may hand on.
+    """
 
     kind: ActorKind
     credential_id: str
@@ -34,6 +39,11 @@ class Caller:
     role: Role | None = None
     session_id: str | None = None
     models: tuple[str, ...] | None = None
+    allowed_cidrs: tuple[str, ...] | None = None
+    expires_at: datetime | None = None
+    rate_per_minute: int | None = None
+    monthly_quota: int | None = None
+    is_test_only: bool = False
     address: str | None = None
     request_id: str | None = None
 
@@ -41,6 +51,56 @@ class Caller:
     def actor(self) -> Actor:
         """The same, as the audit log names it."""
         return Actor(kind=self.kind, id=self.credential_id, address=self.address, request_id=self.request_id)
+
+    @property
+    def chain(self) -> TenantId:
+        """The audit chain that tells of what this caller does to itself."""
+        return self.tenant_id
+
+    @property
+    def reach(self) -> Reach:
+        """How far the caller reaches: nothing it makes may reach further."""
+        return Reach(
+            scopes=self.scopes,
+            models=self.models,
+            allowed_cidrs=self.allowed_cidrs,
+            expires_at=self.expires_at,
+            rate_per_minute=self.rate_per_minute,
+            monthly_quota=self.monthly_quota,
+            is_test_only=self.is_test_only,
+        )
+
+    def require(self, scope: Scope) -> None:
+        """Refuse a caller without the scope.
+
+        Raises:
+            InsufficientScope: naming the scope.
+        """
+        if scope not in self.scopes:
+            raise InsufficientScope(f"This needs the scope {scope}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformCaller:
+    """A verified caller above all tenants: it belongs to none, so no tenant's route takes it."""
+
+    kind: ActorKind
+    credential_id: str
+    role: PlatformRole
+    scopes: frozenset[Scope]
+    session_id: str | None = None
+    address: str | None = None
+    request_id: str | None = None
+
+    @property
+    def actor(self) -> Actor:
+        """The same, as the audit log names it."""
+        return Actor(kind=self.kind, id=self.credential_id, address=self.address, request_id=self.request_id)
+
+    @property
+    def chain(self) -> TenantId:
+        """The audit chain that tells of what this caller does."""
+        return PLATFORM_CHAIN
 
     def require(self, scope: Scope) -> None:
         """Refuse a caller without the scope.
@@ -57,7 +117,8 @@ class PredictCaller:
     """A verified caller of predictions, with every limit that applies to it.
 
     ``lookup_id`` is the key to read again when admission finds the grant stale; ``None`` for a user, whose grant was
-    read for this very request.
+    read for this very request. ``generation`` is that of the secret that was presented: read again, the key must
+    still accept it.
     """
 
     tenant_id: TenantId
@@ -71,10 +132,16 @@ class PredictCaller:
     quotas: tuple[QuotaRule, ...]
     epochs: Epochs
     address: str | None = None
+    generation: int = 0
 
     @classmethod
-    def from_key(cls, grant: KeyGrant, *, address: str | None = None, fresh: bool = False) -> "PredictCaller":
-        """Return the caller behind a verified key; ``fresh`` when the grant was read just now."""
+    def from_key(
+        cls, grant: KeyGrant, *, address: str | None = None, fresh: bool = False, generation: int | None = None
+    ) -> "PredictCaller":
+        """Return the caller behind a verified key; ``fresh`` when the grant was read just now.
+
+        ``generation`` is that of the secret presented, by default the key's newest.
+        """
         key = grant.key
         return cls(
             tenant_id=key.tenant_id,
@@ -88,6 +155,7 @@ class PredictCaller:
             quotas=grant.quotas,
             epochs=Epochs(tenant=grant.tenant_version, credential=key.version, fresh=fresh),
             address=address,
+            generation=key.generation if generation is None else generation,
         )
 
     def require(self, scope: Scope) -> None:

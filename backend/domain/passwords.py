@@ -1,5 +1,6 @@
 """Which passwords will do: long enough and not among the first guesses (NIST SP 800-63B-4). No composition rules."""
 
+import re
 import unicodedata
 
 from backend.domain.errors import FieldError, WeakPassword
@@ -39,12 +40,13 @@ _COMMON = frozenset(
 _CONTEXT = ("forecourt",)
 
 
-def require_strong(password: str, *, context: tuple[str, ...] = ()) -> None:
+def require_strong(password: str, *, context: tuple[str, ...] = (), pointer: str = "/password") -> None:
     """Refuse a weak password.
 
     Args:
         password: as typed.
         context: words that belong to the account, such as its address.
+        pointer: where the password stands in the request.
 
     Raises:
         WeakPassword: saying which rule it breaks.
@@ -52,7 +54,7 @@ def require_strong(password: str, *, context: tuple[str, ...] = ()) -> None:
     text = unicodedata.normalize("NFKC", password)
     problem = _problem(text, context)
     if problem:
-        raise WeakPassword(problem, errors=(FieldError("/password", problem),))
+        raise WeakPassword(problem, errors=(FieldError(pointer, problem),))
 
 
 def _problem(text: str, context: tuple[str, ...]) -> str | None:
@@ -64,10 +66,10 @@ def _problem(text: str, context: tuple[str, ...]) -> str | None:
     if folded in _COMMON or len(set(folded)) < 5 or _is_repetition(folded):  # noqa: PLR2004
         return "is among the passwords that are guessed first"
     rest = folded
-    for word in (*_CONTEXT, *(part for entry in context for part in entry.casefold().split("@"))):
+    for word in (*_CONTEXT, *(word for entry in context for word in re.split(r"[\W_]+", entry.casefold()))):
         rest = rest.replace(word, "") if len(word) > 3 else rest  # noqa: PLR2004
     # A password that is little more than the account's own words has few guesses in it.
-    if len(rest) < len(folded) and len(rest.strip("0123456789!.-_ ")) < 6:  # noqa: PLR2004
+    if len(rest) < len(folded) and sum(character.isalpha() for character in rest) < 6:  # noqa: PLR2004
         return "is built from the account's or the product's own name"
     return None
 

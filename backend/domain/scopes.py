@@ -2,8 +2,6 @@
 
 from enum import StrEnum
 
-from backend.domain.errors import ScopeExceedsGrantor
-
 
 class Scope(StrEnum):
     """One permission, spelt as in an OAuth ``scope`` parameter."""
@@ -86,14 +84,3 @@ def parse_scopes(text: str) -> frozenset[Scope] | None:
         return frozenset(Scope(word) for word in text.split())
     except ValueError:
         return None
-
-
-def require_attenuated(child: frozenset[Scope], parent: frozenset[Scope]) -> None:
-    """Refuse to hand out a scope that the grantor does not hold.
-
-    Raises:
-        ScopeExceedsGrantor: naming the scopes that are too much.
-    """
-    excess = child - parent
-    if excess:
-        raise ScopeExceedsGrantor(f"You cannot grant what you do not hold: {format_scopes(excess)}.")

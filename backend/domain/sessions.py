@@ -21,6 +21,8 @@ class Session:
     created_at: datetime
     last_used_at: datetime
     revoked_at: datetime | None
+    address: str | None = None
+    user_agent: str | None = None
 
     def is_alive(self, instant: datetime) -> bool:
         """Whether the family may still be refreshed: not revoked, not idle for too long, not too old."""

@@ -1,6 +1,7 @@
 """Tenants, their people, and what binds the two."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -62,3 +63,9 @@ def normalise_email(email: str) -> str:
 def is_email(text: str) -> bool:
     """Whether a text can be an address. Only a message that arrives proves one."""
     return _EMAIL.fullmatch(text.strip()) is not None and len(text) <= 254  # noqa: PLR2004
+
+
+def slug_for(name: str) -> str:
+    """Return a slug made from a display name; it may be taken."""
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:50].strip("-") or "tenant"

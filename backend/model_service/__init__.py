@@ -4,12 +4,14 @@ It could be lifted out of this product: it knows no HTTP, no tenants (a share is
 
 ==================================================  ===============================================================
 manifest, manifest_reading                          what is known of a version, and reading it strictly
-aliases, repository                                 the folder: verified reads, atomic writes
+aliases, signatures, repository                     the folder: verified reads, atomic writes
 artifacts, trusted_types, fitted, tree_bounds       fitted pipelines as bytes, and what of them is trusted
 values, encoding                                    from a request's rows to typed values, or to what is wrong where
 batch, runners, answers                             from typed values to arrays, to columns of answers, to JSON
+folded, treelite_runner, runner_kinds               faster runners for some pipelines
+probes, gate, rebuilt                               whether one answers as scikit-learn, at registration and at load
 calls, lane, batching, lanes                        batch when busy, never wait when idle
-served, shelf, service                              one loaded version, all of a model, all models
+served, shelf, loading, service                     one loaded version, all of a model, all models
 pipelines, encoders, sample, evaluation,            from a fitted pipeline and a CSV sample to a published version
 registration
 schema                                              inputs and answers as JSON Schema

@@ -4,6 +4,7 @@ A text is one version; an object shares callers between versions by weight.
 """
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Final, TypeAlias
 
 import orjson
@@ -58,6 +59,24 @@ def dump_aliases(aliases: Aliases) -> bytes:
 def main_version(targets: tuple[WeightedVersion, ...]) -> str:
     """Return the version that most of an alias's callers get; the first one where several do."""
     return max(targets, key=lambda target: target.weight).version
+
+
+def version_for(targets: tuple[WeightedVersion, ...], caller_label: str) -> str:
+    """Return the version that one caller gets: always the same one, and the weights' share of callers each.
+
+    Where a weight grows, callers only move towards it: each stands at one place of the line that the weights divide.
+    """
+    if len(targets) == 1:
+        return targets[0].version
+    if not caller_label:
+        return main_version(targets)
+    place = int.from_bytes(blake2b(caller_label.encode(), digest_size=8).digest()) / 2**64
+    left = place * sum(target.weight for target in targets)
+    for target in targets:
+        left -= target.weight
+        if left < 0:
+            return target.version
+    return targets[-1].version
 
 
 def _targets(value: object) -> tuple[WeightedVersion, ...]:

@@ -29,6 +29,11 @@ class BatchBuilder:
         texts = any(feature.type is FeatureType.STRING for feature in inputs)
         self._matrix_dtype: Any = np.object_ if texts else np.float64
 
+    @property
+    def is_numeric(self) -> bool:
+        """Whether rows are numbers, with no texts among them."""
+        return self._matrix_dtype is np.float64
+
     def build(self, rows: Sequence[Row]) -> Matrix | pd.DataFrame:
         """Return the rows in the container that the pipeline was fitted on; a null becomes NaN."""
         return self.frame(rows) if self._container is Container.FRAME else self.matrix(rows)

@@ -3,6 +3,7 @@
 ModelServiceError
 ├── ModelRefused         a version on disk is not loaded
 ├── RegistrationError    a pipeline cannot become a version
+├── RunnerUnsuited       a faster runner cannot stand in for a pipeline
 └── WrongAnswer          a runner returned what is not an answer
 """
 
@@ -21,6 +22,10 @@ class ModelRefused(ModelServiceError):
 
 class RegistrationError(ModelServiceError):
     """A pipeline cannot be registered; the sentence names the column, field or option to change."""
+
+
+class RunnerUnsuited(ModelServiceError):
+    """A faster runner cannot stand in for a fitted pipeline; the text is the reason, for the operator."""
 
 
 class WrongAnswer(ModelServiceError):

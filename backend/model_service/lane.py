@@ -50,6 +50,7 @@ class Lane:
         self.running_since_s: float | None = None
         self.run_s = 0.0
         self.stuck = False
+        self.retired = False
         self._quantum_rows = quantum_rows
         self._turns: OrderedDict[str, _Turn] = OrderedDict()
         self._in_flight: dict[tuple[str, bytes], Work] = {}

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil
 from time import monotonic
@@ -113,6 +113,15 @@ class Lanes:
                     self._waiting_rows -= call.size
             raise
 
+    def retire(self, keys: Iterable[LaneKey]) -> None:
+        """Forget lanes, and with them the models that their calls hold, once nothing is queued or running in them."""
+        with self._lock:
+            for key in keys:
+                lane = self._lanes.get(key)
+                if lane is not None:
+                    lane.retired = True
+                    self._forget_if_done(lane)
+
     def stuck_models(self) -> frozenset[str]:
         """Return the models of which a call has been running for too long."""
         with self._lock:
@@ -150,6 +159,10 @@ class Lanes:
         if wait_s > self._limits.max_wait_s:
             raise Overloaded("The wait would be too long.", retry_after_s=ceil(wait_s))
         return lane
+
+    def _forget_if_done(self, lane: Lane) -> None:
+        if lane.retired and not lane.queued and lane.running_since_s is None:
+            self._lanes.pop(lane.key, None)
 
     # -- the worker thread ---------------------------------------------------------------------------------------
 
@@ -206,6 +219,7 @@ class Lanes:
         if lane.queued and lane not in self._turns:
             # Rows that were dropped and are wanted again.
             self._turns.append(lane)
+        self._forget_if_done(lane)
         self._waiting_rows -= sum(reply.call.size for reply in replies)
         return replies
 

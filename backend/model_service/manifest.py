@@ -6,7 +6,9 @@
      "task": "classification", "container": "array", "labels": ["setosa", …] | null,
      "inputs": [{"name": "sepal_length", "type": "float", "nullable": false, "categories": null,
                  "example": 5.1}, …],
-     "runner": {"name": "scikit-learn", "reason": "…", "one_row_us": 260.1},
+     "runner": {"name": "treelite", "reason": "…", "one_row_us": 31.5,
+                "candidates": [{"name": "treelite", "verdict": "chosen", "reason": "…", "one_row_us": 31.5,
+                                "max_difference": 0.0}, …]},
      "metrics": {"accuracy": 0.97, …}, "created_at": "2026-01-02T03:04:05+00:00",
      "library_versions": {"scikit-learn": "1.9.1", …}, "sample_rows": [[5.1, 3.5, 1.4, 0.2], …]}
 
@@ -48,6 +50,26 @@ class Container(StrEnum):
     FRAME = "frame"
 
 
+class Verdict(StrEnum):
+    """What the parity gate found of a runner."""
+
+    CHOSEN = "chosen"
+    SLOWER = "slower"
+    DIFFERENT = "different"
+    UNSUITED = "unsuited"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A runner that was tried. Of one that could not be made, or did not get that far, nothing was measured."""
+
+    name: str
+    verdict: Verdict
+    reason: str
+    one_row_us: float | None = None
+    max_difference: float | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerChoice:
     """The runner that serves the version, why it was chosen, and what one row cost when it was measured."""
@@ -55,6 +77,7 @@ class RunnerChoice:
     name: str
     reason: str
     one_row_us: float
+    candidates: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,11 +18,13 @@ from backend.domain.models import Feature, FeatureType, Task, is_model_name
 from backend.model_service.errors import ModelRefused
 from backend.model_service.manifest import (
     ArtifactFormat,
+    Candidate,
     Container,
     Manifest,
     Row,
     RunnerChoice,
     Scalar,
+    Verdict,
     is_version_name,
 )
 
@@ -145,7 +147,25 @@ def _runner(value: object) -> RunnerChoice:
         name=found.text("name"),
         reason=found.get("reason", str),
         one_row_us=_number(found.raw("one_row_us"), "runner.one_row_us"),
+        candidates=tuple(
+            _candidate(item, f"runner.candidates[{index}]") for index, item in enumerate(found.get("candidates", list))
+        ),
     )
+
+
+def _candidate(item: object, where: str) -> Candidate:
+    found = _Fields(item, where, Candidate)
+    return Candidate(
+        name=found.text("name"),
+        verdict=found.choice("verdict", Verdict),
+        reason=found.get("reason", str),
+        one_row_us=_measured(found.raw("one_row_us"), f"{where}.one_row_us"),
+        max_difference=_measured(found.raw("max_difference"), f"{where}.max_difference"),
+    )
+
+
+def _measured(value: object, where: str) -> float | None:
+    return None if value is None else _number(value, where)
 
 
 def _inputs(items: list[object]) -> tuple[Feature, ...]:

@@ -12,22 +12,22 @@ from typing import Any, Final
 
 from backend.domain.errors import SchemaMismatch
 from backend.domain.models import Feature, OutputOptions, Task, is_model_name
-from backend.model_service.aliases import is_alias_name
+from backend.model_service.aliases import WeightedVersion, is_alias_name
 from backend.model_service.artifacts import ARTIFACT_NAMES, load_artifact
 from backend.model_service.batch import BatchBuilder
 from backend.model_service.encoding import RowEncoder
 from backend.model_service.errors import ModelRefused, ModelServiceError, RegistrationError, WrongAnswer
-from backend.model_service.evaluation import check_parity, held_out_metrics, measure_one_row_us
-from backend.model_service.fitted import one_openmp_thread
+from backend.model_service.evaluation import check_parity, held_out_metrics
+from backend.model_service.fitted import one_native_thread
+from backend.model_service.gate import choose_runner
 from backend.model_service.manifest import ArtifactFormat, Container, Manifest, Row, RunnerChoice, is_version_name
 from backend.model_service.pipelines import container_of, load_pipeline_file, predicts, task_of, write_pipeline
 from backend.model_service.repository import ModelRepository
-from backend.model_service.runners import SCIKIT_LEARN, Columns, Runner, SklearnRunner, class_labels, label_name
+from backend.model_service.runners import Columns, Runner, SklearnRunner, class_labels, label_name
 from backend.model_service.sample import Sample, as_container, read_sample
 
 _SAMPLE_ROWS_KEPT: Final = 5
-_LIBRARIES: Final = ("scikit-learn", "skops", "numpy", "pandas")
-_REASON: Final = "The fitted pipeline itself: the reference for any other runner."
+_LIBRARIES: Final = ("scikit-learn", "skops", "numpy", "pandas", "treelite")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +71,12 @@ def register(
     if isinstance(pipeline, Path):
         pipeline = load_pipeline_file(pipeline, allow_pickle=allow_pickle)
     try:
-        with one_openmp_thread():  # as it will be served, and so measured
+        with one_native_thread():  # as it will be served, and so measured
             candidate = _examine(pipeline, sample, target, allow_pickle=allow_pickle)
         manifest = _manifest(candidate, name, version, dict(metrics or {}))
         repository.publish(manifest, candidate.artifact)
         if alias is not None:
-            repository.set_alias(name, alias, version)
+            repository.set_alias(name, alias, [WeightedVersion(version, 1)])
     except (ModelRefused, WrongAnswer, FileExistsError) as error:
         raise RegistrationError(str(error)) from error
     return Registered(manifest=manifest, findings=_findings(manifest, candidate, alias))
@@ -93,7 +93,7 @@ class _Candidate:
     sample: Sample
     labels: tuple[str, ...] | None
     metrics: dict[str, float]
-    one_row_us: float
+    runner: RunnerChoice
     notes: tuple[str, ...]
 
 
@@ -123,7 +123,8 @@ def _examine(pipeline: Any, sample_path: Path, target: str | None, *, allow_pick
     served = load_artifact(artifact, artifact_format, allow_pickle=allow_pickle)
     sample = read_sample(sample_path, pipeline, target=target, predicts=partial(predicts, pipeline))
     container = container_of(pipeline, sample.frame)
-    runner = SklearnRunner(served, task, BatchBuilder(sample.inputs, container))
+    builder = BatchBuilder(sample.inputs, container)
+    runner = SklearnRunner(served, task, builder)
     rows = _encode(sample)
     answered = _compare(pipeline, as_container(sample.frame, container), runner, rows)
     metrics = {} if sample.target is None else held_out_metrics(task, sample.target, answered, classes)
@@ -135,7 +136,7 @@ def _examine(pipeline: Any, sample_path: Path, target: str | None, *, allow_pick
         sample=sample,
         labels=tuple(label_name(label) for label in classes) or None,
         metrics=metrics,
-        one_row_us=measure_one_row_us(runner, rows[0]),
+        runner=choose_runner(served, task, builder, sample.inputs, rows),
         notes=(*notes, *sample.notes),
     )
 
@@ -175,7 +176,7 @@ def _manifest(candidate: _Candidate, name: str, version: str, metrics: dict[str,
         container=candidate.container,
         inputs=candidate.sample.inputs,
         labels=candidate.labels,
-        runner=RunnerChoice(name=SCIKIT_LEARN, reason=_REASON, one_row_us=candidate.one_row_us),
+        runner=candidate.runner,
         metrics=metrics | candidate.metrics,
         created_at=datetime.now(UTC),
         library_versions={"python": platform.python_version(), **{name: library_version(name) for name in _LIBRARIES}},
@@ -190,7 +191,7 @@ def _findings(manifest: Manifest, candidate: _Candidate, alias: str | None) -> t
         f"format {manifest.format}, {len(candidate.artifact)} bytes, SHA-256 {manifest.sha256[:12]}",
         f"rows reach the pipeline as {'a data frame' if manifest.container is Container.FRAME else 'an array'}",
         *(f"input {_describe(feature)}" for feature in manifest.inputs),
-        f"runner {manifest.runner.name}: {manifest.runner.one_row_us:g} µs for one row",
+        f"runner {manifest.runner.name}: {manifest.runner.one_row_us:g} µs for one row. {manifest.runner.reason}",
         f"served answers equal the pipeline's on {len(candidate.sample.rows)} sample rows",
         *(f"{metric} {value:.4g}" for metric, value in manifest.metrics.items()),
         *candidate.notes,

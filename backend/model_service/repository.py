@@ -2,31 +2,43 @@
 
 ::
 
-    <root>/<name>/<version>/manifest.json    with the artifact that it names
+    <root>/<name>/<version>/manifest.json    with the artifact that it names, and manifest.sig where it is signed
     <root>/<name>/aliases.json
 
-What is read is verified: names are plain, nothing leads out of its folder, and the digest is compared before
-any byte of an artifact is parsed. What is written appears whole or not at all.
+What is read is verified: names are plain, nothing leads out of its folder, and signature and digest are compared
+before any byte of a manifest or an artifact is parsed. What is written appears whole or not at all.
 """
 
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from backend.domain.models import is_model_name
 from backend.model_service.aliases import Aliases, WeightedVersion, dump_aliases, parse_aliases
 from backend.model_service.errors import ModelRefused
 from backend.model_service.manifest import Manifest, is_version_name
 from backend.model_service.manifest_reading import MAX_MANIFEST_BYTES, parse_manifest
+from backend.model_service.signatures import (
+    MAX_SIGNATURE_BYTES,
+    SIGNATURE,
+    IsSigned,
+    check_signature,
+    dump_signature,
+    message_of,
+)
 
 _MANIFEST: Final = "manifest.json"
 _ALIASES: Final = "aliases.json"
 _MAX_ALIASES_BYTES: Final = 1024 * 1024
 _MAX_ARTIFACT_BYTES: Final = 4 * 1024**3
+
+
+Fingerprint: TypeAlias = frozenset[tuple[str, int, int, int]]
+"""The files of a version: name, inode, size, and time of change in ns."""
 
 
 def version_order(version: str) -> tuple[int, int, str]:
@@ -37,8 +49,12 @@ def version_order(version: str) -> tuple[int, int, str]:
 class ModelRepository:
     """Reads and writes a folder of models. Blocking: call it from a thread."""
 
-    def __init__(self, root: Path, *, max_artifact_bytes: int = _MAX_ARTIFACT_BYTES) -> None:
+    def __init__(
+        self, root: Path, *, max_artifact_bytes: int = _MAX_ARTIFACT_BYTES, is_signed: IsSigned | None = None
+    ) -> None:
+        """Take the folder, and, where versions must be signed, the check of a signature."""
         self._root = root
+        self._is_signed = is_signed
         self._max_artifact_bytes = max_artifact_bytes
 
     def names(self) -> tuple[str, ...]:
@@ -49,13 +65,32 @@ class ModelRepository:
         """Return the versions of a model, newest first."""
         return tuple(sorted(_folders(self._root / name, is_version_name), key=version_order, reverse=True))
 
+    def require_readable(self) -> None:
+        """Check that the folder is there.
+
+        Raises:
+            OSError: it cannot be listed. To :meth:`names` one that does not exist holds no models.
+        """
+        next(self._root.iterdir(), None)
+
+    def fingerprint(self, name: str, version: str) -> Fingerprint:
+        """Return what changes when a file of a version does, without reading any; empty where it cannot be listed."""
+        try:
+            return frozenset(_mark(path) for path in (self._root / name / version).iterdir())
+        except OSError:
+            return frozenset()
+
     def manifest(self, name: str, version: str) -> Manifest:
         """Read and check a manifest.
 
         Raises:
-            ModelRefused: it is missing, too large, damaged, or another version's.
+            ModelRefused: it is missing, too large, not signed by a trusted key, damaged, or another version's.
         """
-        manifest = parse_manifest(self._read(name, version, _MANIFEST, MAX_MANIFEST_BYTES, "manifest"))
+        data = self._read(name, version, _MANIFEST, MAX_MANIFEST_BYTES, "manifest")
+        if self._is_signed is not None:
+            signature = self._read(name, version, SIGNATURE, MAX_SIGNATURE_BYTES, "manifest's signature")
+            check_signature(data, signature, self._is_signed)
+        manifest = parse_manifest(data)
         if (manifest.name, manifest.version) != (name, version):
             raise ModelRefused("The manifest names another model or version than its folder.")
         return manifest
@@ -109,17 +144,41 @@ class ModelRepository:
                 raise FileExistsError(f"{manifest.name} has a version {manifest.version} already.") from error
             raise
 
-    def set_alias(self, name: str, alias: str, version: str) -> None:
-        """Point an alias at a version, leaving the others as they are.
+    def sign(self, name: str, version: str, sign: Callable[[bytes], bytes]) -> None:
+        """Write a version's signature, once the version itself has been found whole.
+
+        Raises:
+            ModelRefused: it is not.
+        """
+        self.artifact(self.manifest(name, version))
+        manifest = self._read(name, version, _MANIFEST, MAX_MANIFEST_BYTES, "manifest")
+        _replace(self._root / name / version / SIGNATURE, dump_signature(sign(message_of(manifest))))
+
+    def set_alias(self, name: str, alias: str, targets: Sequence[WeightedVersion]) -> None:
+        """Point an alias at versions, or at none to remove it, leaving the other aliases as they are.
 
         Raises:
             ModelRefused: the file that is there is damaged.
         """
-        aliases = self.aliases(name) | {alias: (WeightedVersion(version, 1),)}
-        path = self._root / name / _ALIASES
-        staging = path.with_name(f".{_ALIASES}-{os.getpid()}")
-        _write_durably(staging, dump_aliases(aliases))
-        staging.replace(path)
+        aliases = self.aliases(name) | {alias: tuple(targets)}
+        _replace(
+            self._root / name / _ALIASES, dump_aliases({name: targets for name, targets in aliases.items() if targets})
+        )
+
+    def remove(self, name: str, version: str) -> None:
+        """Remove a version: readers see all of it or none.
+
+        Raises:
+            ModelRefused: there is none, or an alias points at it.
+        """
+        if version not in self.versions(name):
+            raise ModelRefused(f"{name} has no version {version}.")
+        for alias, targets in self.aliases(name).items():
+            if version in {target.version for target in targets}:
+                raise ModelRefused(f"The alias {alias} points at version {version}.")
+        leaving = Path(tempfile.mkdtemp(prefix=".leaving-", dir=self._root / name))
+        (self._root / name / version).rename(leaving / version)
+        shutil.rmtree(leaving)
 
     def _read(self, name: str, version: str, file_name: str, limit_bytes: int, what: str) -> bytes:
         folder = self._root / name / version
@@ -138,11 +197,23 @@ class ModelRepository:
             raise ModelRefused(f"The {what} cannot be read.") from error
 
 
+def _mark(path: Path) -> tuple[str, int, int, int]:
+    # Of what a link leads to: mounted volumes swap the link.
+    status = path.stat()
+    return path.name, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def _folders(parent: Path, accepts: Callable[[str], bool]) -> list[str]:
     try:
         return [entry.name for entry in parent.iterdir() if accepts(entry.name) and entry.is_dir()]
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _replace(path: Path, data: bytes) -> None:
+    staging = path.with_name(f".{path.name}-{os.getpid()}")
+    _write_durably(staging, data)
+    staging.replace(path)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -11,8 +11,18 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    GradientBoostingClassifier,
+    HistGradientBoostingClassifier,
+    RandomForestClassifier,
+)
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import Pipeline
+from sklearn.tree import DecisionTreeClassifier, ExtraTreeClassifier
 
 from backend.domain.models import OutputOptions, Task
 from backend.model_service.batch import BatchBuilder
@@ -25,7 +35,27 @@ SCIKIT_LEARN: Final = "scikit-learn"
 
 # Their predict is, by definition, the class of the highest predict_proba: one walk through the trees gives
 # both.
-_LABEL_IS_HIGHEST_PROBABILITY: Final = (RandomForestClassifier, ExtraTreesClassifier)
+_LABEL_IS_HIGHEST_PROBABILITY: Final = (
+    RandomForestClassifier,
+    ExtraTreesClassifier,
+    DecisionTreeClassifier,
+    ExtraTreeClassifier,
+)
+# Their predict is the class of the highest score, and their probabilities rise with the scores: the two can
+# only differ where rounding made two probabilities the same.
+_LABEL_IS_HIGHEST_SCORE: Final = frozenset(
+    {
+        LogisticRegression,
+        LogisticRegressionCV,
+        LinearDiscriminantAnalysis,
+        QuadraticDiscriminantAnalysis,
+        GradientBoostingClassifier,
+        HistGradientBoostingClassifier,
+        GaussianNB,
+        MLPClassifier,
+    }
+)
+_CLEARLY_APART: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,28 +83,30 @@ class SklearnRunner:
     """The reference: the fitted pipeline itself."""
 
     def __init__(self, model: Any, task: Task, builder: BatchBuilder) -> None:
-        self._model = model
         self._task = task
         self._builder = builder
-        # A classifier is asked twice, and need not prepare the rows twice.
-        self._prepare, self._final = _apart(model)
-        self._one_call = isinstance(self._final, _LABEL_IS_HIGHEST_PROBABILITY)
+        # A classifier may be asked twice, and need not prepare the rows twice.
+        self._prepare, self._final = apart(model)
+        self._label_is_highest = isinstance(self._final, _LABEL_IS_HIGHEST_PROBABILITY)
+        self._label_is_highest_score = type(self._final) in _LABEL_IS_HIGHEST_SCORE
         self._has_probabilities = hasattr(model, "predict_proba")
         self._classes = class_labels(model) if task is Task.CLASSIFICATION else ()
 
     def predict(self, rows: Sequence[Row], options: OutputOptions) -> Columns:
         """Predict rows with the pipeline."""
-        data = self._builder.build(rows)
+        return self.answer(self._prepare(self._builder.build(rows)), len(rows), options)
+
+    def answer(self, data: Any, count: int, options: OutputOptions) -> Columns:
+        """Predict ``count`` rows that the steps before the last have prepared."""
         if self._task is Task.REGRESSION:
-            return Columns(values=_numbers(self._model.predict(data), (len(rows),)))
+            return Columns(values=finite(self._final.predict(data), (count,)))
         if not (options.probabilities and self._has_probabilities):
-            return Columns(labels=_labels(self._model.predict(data), len(rows)))
-        data = self._prepare(data)
-        probabilities = _numbers(self._final.predict_proba(data), (len(rows), len(self._classes)))
-        if self._one_call:
+            return Columns(labels=_labels(self._final.predict(data), count))
+        probabilities = finite(self._final.predict_proba(data), (count, len(self._classes)))
+        if self._label_is_highest or (self._label_is_highest_score and _is_clear(probabilities)):
             labels: Sequence[Label] = [self._classes[place] for place in probabilities.argmax(axis=1).tolist()]
         else:
-            labels = _labels(self._final.predict(data), len(rows))
+            labels = _labels(self._final.predict(data), count)
         return Columns(labels=labels, probabilities=probabilities)
 
 
@@ -98,11 +130,20 @@ def label_name(label: Label) -> str:
     return str(label).lower() if isinstance(label, bool) else str(label)
 
 
-def _apart(model: Any) -> tuple[Callable[[Any], Any], Any]:
+def apart(model: Any) -> tuple[Callable[[Any], Any], Any]:
     """Take a pipeline apart into what prepares the rows and what predicts them."""
-    if isinstance(model, Pipeline) and len(model.steps) > 1:
-        return model[:-1].transform, model.steps[-1][1]
-    return lambda data: data, model
+    if not isinstance(model, Pipeline):
+        return lambda data: data, model
+    final = model.steps[-1][1]
+    return (model[:-1].transform, final) if len(model.steps) > 1 else (lambda data: data, final)
+
+
+def _is_clear(probabilities: NDArray[np.float64]) -> bool:
+    """Whether each row has one highest probability that rounding cannot have made."""
+    if probabilities.shape[1] < 2:  # noqa: PLR2004 - of two classes, one is higher
+        return True
+    highest = np.partition(probabilities, -2, axis=1)
+    return bool((highest[:, -1] - highest[:, -2] > _CLEARLY_APART).all())
 
 
 def _labels(answer: Any, count: int) -> Sequence[Label]:
@@ -113,21 +154,15 @@ def _labels(answer: Any, count: int) -> Sequence[Label]:
     return labels
 
 
-def _numbers(answer: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def finite(answer: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return a model's numbers.
+
+    Raises:
+        WrongAnswer: they have another shape, or one is NaN or infinite.
+    """
     array = np.asarray(answer, dtype=np.float64)
     if array.shape != shape:
         raise WrongAnswer("The model's answer has another shape than its rows.")
     if not np.isfinite(array).all():
         raise WrongAnswer("The model's answer is not finite.")
     return array
-
-
-def make_runner(name: str, model: Any, task: Task, builder: BatchBuilder) -> Runner:
-    """Make the runner that a manifest names.
-
-    Raises:
-        ModelRefused: there is no such runner, or it cannot serve this model.
-    """
-    if name == SCIKIT_LEARN:
-        return SklearnRunner(model, task, builder)
-    raise ModelRefused("The manifest names a runner that this release does not have.")

@@ -2,20 +2,22 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
 from typing import Any, Final
 
 from backend.domain.errors import ModelUnavailable, Overloaded, SchemaMismatch
 from backend.domain.models import ModelInfo, OutputOptions, Task
 from backend.model_service.answers import AnswerWriter
 from backend.model_service.artifacts import load_artifact
-from backend.model_service.batch import BatchBuilder
 from backend.model_service.encoding import RowEncoder, TypedRows
 from backend.model_service.errors import ModelRefused
 from backend.model_service.lane import Execute, LaneKey
 from backend.model_service.lanes import Lanes
 from backend.model_service.manifest import Manifest, Row
+from backend.model_service.rebuilt import rebuild_runner
 from backend.model_service.repository import ModelRepository
-from backend.model_service.runners import Runner, class_labels, label_name, make_runner
+from backend.model_service.runners import Runner, class_labels, label_name
 from backend.services.ports.models import EncodedRows
 
 logger = logging.getLogger(__name__)
@@ -23,6 +25,7 @@ logger = logging.getLogger(__name__)
 INLINE_BELOW_US: Final = 50.0
 """Rows that are computed in less than a hop to the worker thread costs are computed on the event loop."""
 
+_LOADS: Final = count()
 _WITHOUT_PROBABILITIES: Final = OutputOptions(probabilities=False)
 
 
@@ -35,11 +38,15 @@ class LoadedModel:
         self._manifest = manifest
         self._info = manifest.info()
         self._encoder = encoder
-        self._runner = runner
-        self._writer = writer
         self._lanes = lanes
         self._classifies = manifest.task is Task.CLASSIFICATION
-        self._by_options = {options: self._lane(options) for options in (OutputOptions(), _WITHOUT_PROBABILITIES)}
+        # A version that is loaded anew does not share a batch with what it replaces.
+        load = f"{self._info.digest}/{next(_LOADS)}"
+        self._by_options = {
+            options: (LaneKey(self.lane_name, load, options), _execute(runner, writer, options))
+            for options in (OutputOptions(), _WITHOUT_PROBABILITIES)
+        }
+        self._is_retired = False
 
     @property
     def info(self) -> ModelInfo:
@@ -77,7 +84,16 @@ class LoadedModel:
         if len(wanted) * self._manifest.runner.one_row_us < INLINE_BELOW_US:
             return self._run_inline(execute, wanted)
         spellings = [rows.canonical(index) for index in indices]
-        return await self._lanes.submit(key, execute, wanted, spellings, share=share)
+        try:
+            return await self._lanes.submit(key, execute, wanted, spellings, share=share)
+        finally:
+            if self._is_retired:
+                self._lanes.retire([key])
+
+    def retire(self) -> None:
+        """Let go of its lanes as soon as they are empty: it was replaced. Who holds it still is answered."""
+        self._is_retired = True
+        self._lanes.retire([key for key, _ in self._by_options.values()])
 
     def warm_up(self) -> None:
         """Predict the manifest's sample rows, so that the first caller does not pay for lazy work.
@@ -96,12 +112,6 @@ class LoadedModel:
         except Exception as error:
             raise ModelRefused(f"The model fails on its own sample rows ({type(error).__name__}).") from error
 
-    def _lane(self, options: OutputOptions) -> tuple[LaneKey, Execute]:
-        def execute(rows: Sequence[Row]) -> Sequence[bytes]:
-            return self._writer.write(self._runner.predict(rows, options), len(rows))
-
-        return LaneKey(self.lane_name, self._info.digest, options), execute
-
     def _run_inline(self, execute: Execute, rows: Sequence[Row]) -> list[bytes]:
         if not self._lanes.is_serving():
             raise Overloaded("The service is not taking predictions at the moment.", retry_after_s=1)
@@ -110,6 +120,14 @@ class LoadedModel:
         except Exception as error:  # noqa: BLE001 - foreign code
             logger.warning("model %s failed on a row: %s", self.lane_name, type(error).__name__)
             raise ModelUnavailable("The model failed on these rows.") from None
+
+
+def _execute(runner: Runner, writer: AnswerWriter, options: OutputOptions) -> Execute:
+    # Not a method: a lane that still holds it must not keep the version alive.
+    def execute(rows: Sequence[Row]) -> Sequence[bytes]:
+        return writer.write(runner.predict(rows, options), len(rows))
+
+    return execute
 
 
 def load_model(
@@ -140,6 +158,5 @@ def assemble(manifest: Manifest, model: Any, lanes: Lanes, *, max_rows: int) -> 
         encoder = RowEncoder(manifest.inputs, max_rows=max_rows)
     except ValueError as error:
         raise ModelRefused("A category in the manifest is not of its feature's type.") from error
-    builder = BatchBuilder(manifest.inputs, manifest.container)
-    runner = make_runner(manifest.runner.name, model, manifest.task, builder)
-    return LoadedModel(manifest, encoder, runner, AnswerWriter(classes), lanes)
+    runner, choice = rebuild_runner(manifest, model, encoder)
+    return LoadedModel(replace(manifest, runner=choice), encoder, runner, AnswerWriter(classes), lanes)

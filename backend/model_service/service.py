@@ -10,12 +10,13 @@ from backend.domain.health import HealthStatus, ResourceHealth
 from backend.domain.models import ModelRef, ModelSummary
 from backend.model_service.aliases import main_version
 from backend.model_service.encoding import DEFAULT_MAX_ROWS
-from backend.model_service.errors import ModelRefused
-from backend.model_service.fitted import one_openmp_thread
+from backend.model_service.fitted import one_native_thread
 from backend.model_service.lanes import LaneLimits, Lanes
+from backend.model_service.loading import Loader
 from backend.model_service.repository import ModelRepository
-from backend.model_service.served import LoadedModel, load_model
+from backend.model_service.served import LoadedModel
 from backend.model_service.shelf import Shelf
+from backend.model_service.signatures import IsSigned
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +24,12 @@ logger = logging.getLogger(__name__)
 class ModelService:
     """A :class:`ModelCatalog` and a :class:`HealthProbe` over a folder of models."""
 
-    def __init__(self, shelves: dict[str, Shelf], lanes: Lanes, *, loads: int) -> None:
+    def __init__(self, shelves: dict[str, Shelf], lanes: Lanes, loader: Loader) -> None:
         self._shelves = shelves
         self._lanes = lanes
-        self._loads = loads
+        self._loader = loader
+        self._refreshing = asyncio.Lock()
+        self._folder_is_readable = True
 
     @classmethod
     async def open(
@@ -36,6 +39,7 @@ class ModelService:
         allow_pickle: bool = False,
         max_rows: int = DEFAULT_MAX_ROWS,
         limits: LaneLimits | None = None,
+        is_signed: IsSigned | None = None,
     ) -> Self:
         """Load and warm every version below ``root``, then serve. One that fails does not stop the others.
 
@@ -44,23 +48,48 @@ class ModelService:
             allow_pickle: whether joblib artifacts, which can run code, may be loaded.
             max_rows: the most rows of one request.
             limits: bounds of the queues.
+            is_signed: checks a manifest's signature; without it, none is asked for.
         """
         limits = limits or LaneLimits()
         if not max_rows <= limits.max_share_rows <= limits.max_waiting_rows:
             raise ValueError("a request's rows must fit a share's queue, and a share's queue must fit the whole")
-        lanes = Lanes(limits, prepare_thread=one_openmp_thread)
-        loader = _Loader(ModelRepository(root), lanes, allow_pickle=allow_pickle, max_rows=max_rows)
-        shelves = await asyncio.to_thread(loader.load_all)
+        lanes = Lanes(limits, prepare_thread=one_native_thread)
+        loader = Loader(ModelRepository(root, is_signed=is_signed), lanes, allow_pickle=allow_pickle, max_rows=max_rows)
+        shelves = await asyncio.to_thread(loader.load, {})
         lanes.start()
-        return cls(shelves, lanes, loads=loader.loads)
+        return cls(shelves, lanes, loader)
+
+    async def refresh(self) -> None:
+        """Take over what has changed in the folder since; whoever composes the service calls it every few seconds.
+
+        New versions are loaded and warmed off the event loop, and then replace the old ones all at once. A folder
+        that cannot be read changes nothing.
+        """
+        async with self._refreshing:
+            before = self._shelves
+            try:
+                self._shelves = await asyncio.to_thread(self._loader.load, before)
+                self._folder_is_readable = True
+            except OSError as error:
+                if self._folder_is_readable:
+                    logger.warning("the folder of models cannot be read: %s", type(error).__name__)
+                self._folder_is_readable = False
+                return
+        kept = {id(loaded) for shelf in self._shelves.values() for loaded in shelf.versions.values()}
+        for shelf in before.values():
+            for loaded in shelf.versions.values():
+                if id(loaded) not in kept:
+                    loaded.retire()
 
     @property
     def loads(self) -> int:
         """How many artifacts have been loaded since the start: one per version, however many requests came."""
-        return self._loads
+        return self._loader.loads
 
-    def resolve(self, reference: ModelRef) -> LoadedModel:
+    def resolve(self, reference: ModelRef, caller_label: str = "") -> LoadedModel:
         """Return the version that a reference names: a version, an alias, or for a bare name the default.
+
+        An alias that is shared between versions gives a caller the same one each time.
 
         Raises:
             ModelNotFound: no such model, version or alias.
@@ -69,7 +98,7 @@ class ModelService:
         shelf = self._shelves.get(reference.name)
         if shelf is None:
             raise ModelNotFound
-        return shelf.find(reference.selector)
+        return shelf.find(reference.selector, caller_label)
 
     def list(self) -> tuple[ModelSummary, ...]:
         """Return every model, by name."""
@@ -90,6 +119,9 @@ class ModelService:
         lines = [self._health(name, shelf, stuck) for name, shelf in self._shelves.items()]
         if not self._lanes.is_serving():
             lines.append(ResourceHealth(name="models", status=HealthStatus.DOWN, detail="takes no predictions"))
+        elif not self._folder_is_readable:
+            detail = "the folder cannot be read; what was loaded before serves"
+            lines.append(ResourceHealth(name="models", status=HealthStatus.DEGRADED, detail=detail))
         return tuple(lines)
 
     async def aclose(self) -> None:
@@ -103,41 +135,3 @@ class ModelService:
         faults = shelf.faults()
         status = HealthStatus.DEGRADED if faults else HealthStatus.OK
         return ResourceHealth(name=line, status=status, detail="; ".join(faults))
-
-
-class _Loader:
-    """Loads a whole folder, counting."""
-
-    def __init__(self, repository: ModelRepository, lanes: Lanes, *, allow_pickle: bool, max_rows: int) -> None:
-        self._repository = repository
-        self._lanes = lanes
-        self._allow_pickle = allow_pickle
-        self._max_rows = max_rows
-        self.loads = 0
-
-    def load_all(self) -> dict[str, Shelf]:
-        shelves = {name: self._load_shelf(name) for name in self._repository.names()}
-        return {name: shelf for name, shelf in shelves.items() if shelf.versions or shelf.failed}
-
-    def _load_shelf(self, name: str) -> Shelf:
-        versions: dict[str, LoadedModel] = {}
-        failed: dict[str, str] = {}
-        for version in self._repository.versions(name):
-            try:
-                versions[version] = load_model(
-                    self._repository,
-                    name,
-                    version,
-                    self._lanes,
-                    allow_pickle=self._allow_pickle,
-                    max_rows=self._max_rows,
-                )
-                self.loads += 1
-            except ModelRefused as refused:
-                logger.warning("model %s version %s is not served: %s", name, version, refused.reason)
-                failed[version] = refused.reason
-        try:
-            return Shelf(versions=versions, failed=failed, aliases=self._repository.aliases(name))
-        except ModelRefused as refused:
-            logger.warning("model %s: %s", name, refused.reason)
-            return Shelf(versions=versions, failed=failed, aliases_fault=refused.reason)

@@ -3,27 +3,32 @@
 from dataclasses import dataclass, field
 
 from backend.domain.errors import ModelNotFound, ModelUnavailable
-from backend.model_service.aliases import STABLE, Aliases, main_version
+from backend.model_service.aliases import STABLE, Aliases, version_for
 from backend.model_service.served import LoadedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shelf:
-    """One model: its versions newest first, those that failed with their reasons, and its aliases."""
+    """One model: its versions newest first, those that failed with their reasons, and its aliases.
+
+    A version may be in both: what was loaded before serves on where its replacement failed. Aliases are known where
+    they were read once, even if the file is damaged now.
+    """
 
     versions: dict[str, LoadedModel]
     failed: dict[str, str]
     aliases: Aliases = field(default_factory=dict)
+    aliases_are_known: bool = True
     aliases_fault: str | None = None
 
-    def find(self, selector: str | None) -> LoadedModel:
-        """Return the version that a selector means: a version, an alias, or None for the default.
+    def find(self, selector: str | None, caller_label: str = "") -> LoadedModel:
+        """Return the version that a selector means to a caller: a version, an alias, or None for the default.
 
         Raises:
             ModelNotFound: no such version or alias.
             ModelUnavailable: there is one, and it does not serve.
         """
-        version = self._version(selector)
+        version = self._version(selector, caller_label)
         loaded = self.versions.get(version)
         if loaded is None:
             # Not the reason: it is the operator's, and stands in the health and the summary.
@@ -50,16 +55,16 @@ class Shelf:
         ]
         return found
 
-    def _version(self, selector: str | None) -> str:
+    def _version(self, selector: str | None, caller_label: str) -> str:
         if selector is not None and (selector in self.versions or selector in self.failed):
             return selector
-        if self.aliases_fault is not None:
+        if not self.aliases_are_known:
             # Guessing here could serve a version that the operator took back.
             raise ModelUnavailable("This model's aliases could not be read.")
         if selector is not None:
             if selector not in self.aliases:
                 raise ModelNotFound
-            return main_version(self.aliases[selector])
+            return version_for(self.aliases[selector], caller_label)
         if STABLE in self.aliases:
-            return main_version(self.aliases[STABLE])
+            return version_for(self.aliases[STABLE], caller_label)
         return next(iter(self.versions), "")

@@ -1,19 +1,31 @@
-"""API keys: made, shown, revoked. The secret leaves this module once, in the value that creation returns."""
+"""API keys: made, shown, changed, rotated, revoked.
+
+A secret leaves this module once, in the value that creation or rotation returns.
+"""
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, TypedDict
 
-from backend.domain.api_keys import ApiKey, Environment, audit_view, mint_key
+from backend.domain.api_keys import ApiKey, Environment, KeyStatus, audit_view, mint_key, mint_secret
+from backend.domain.attenuation import Reach, require_within
 from backend.domain.audit import Action, AuditEntry
 from backend.domain.callers import Caller
 from backend.domain.clock import Clock
-from backend.domain.errors import FieldError, Invalid, KeyLimitReached, NotFound, ScopeExceedsGrantor
+from backend.domain.errors import (
+    FieldError,
+    Invalid,
+    KeyLimitReached,
+    KeyNotChangeable,
+    KeyNotRotatable,
+    NotFound,
+    RotationInProgress,
+)
 from backend.domain.ids import KeyId, new_id
 from backend.domain.models import ModelRef
-from backend.domain.scopes import DEFAULT_KEY_SCOPES, PLATFORM_SCOPES, Scope, require_attenuated
+from backend.domain.scopes import DEFAULT_KEY_SCOPES, PLATFORM_SCOPES, Scope
 from backend.services.ports import Admission, CursorCodec, KeyHasher, UnitOfWork
 from backend.services.ports.store import KeyFilter
 
@@ -33,6 +45,23 @@ class KeyWish:
     rate_per_minute: int | None = None
     monthly_quota: int | None = None
     metadata: dict[str, str] = field(default_factory=dict)
+
+
+class KeyChange(TypedDict, total=False):
+    """What somebody wants changed of a key; what is not named stays. ``None`` lifts a restriction."""
+
+    name: str
+    scopes: frozenset[Scope]
+    models: tuple[str, ...] | None
+    allowed_cidrs: tuple[str, ...] | None
+    expires_at: datetime | None
+    rate_per_minute: int | None
+    monthly_quota: int | None
+    metadata: dict[str, str]
+
+
+_LABELS = frozenset({"name", "metadata"})
+"""What may be changed of a key that is wider than whoever changes it: it says nothing of what the key may do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +155,58 @@ class ApiKeyService:
         next_cursor = self._cursors.encode(purpose, keys[limit - 1].id) if more else None
         return KeyPage(keys=tuple(keys[:limit]), next_cursor=next_cursor)
 
+    async def update(self, caller: Caller, key_id: str, change: KeyChange) -> ApiKey:
+        """Change a key, with effect on the next request everywhere.
+
+        Raises:
+            NotFound: there is none of that id, or it is another tenant's.
+            KeyNotChangeable: it is revoked.
+            ScopeExceedsGrantor: the key would then be wider than whoever changes it.
+            Invalid: a field makes no sense.
+        """
+        before = await self._held(caller, key_id)
+        if before.revoked_at is not None:
+            raise KeyNotChangeable
+        key = replace(before, **change)
+        wish = _wish_of(key)
+        # An instant that was right when it was set may lie in the past by now.
+        self._require_valid(wish if "expires_at" in change else replace(wish, expires_at=None))
+        if not change.keys() <= _LABELS:
+            self._require_attenuated(caller, key.scopes, wish)
+        if key == before:
+            return before
+        key = replace(key, version=before.version + 1)
+        await self._unit.api_keys.store(caller.tenant_id, key)
+        await self._changed(caller, Action.API_KEY_UPDATED, before, key)
+        return key
+
+    async def rotate(self, caller: Caller, key_id: str, overlap: timedelta) -> tuple[ApiKey, str]:
+        """Give a key a new secret; return it and its written form, which nobody can ask for again.
+
+        Both secrets verify during the overlap, which never outlives the key; after it only the new one does.
+
+        Raises:
+            NotFound: there is none of that id, or it is another tenant's.
+            KeyNotRotatable: it is expired or revoked.
+            RotationInProgress: the overlap of the last rotation is still running.
+            ScopeExceedsGrantor: the key, whose secret the caller would hold, is wider than the caller.
+        """
+        now = self._clock.now()
+        before = await self._held(caller, key_id)
+        if before.status_at(now) is not KeyStatus.ACTIVE:
+            raise KeyNotRotatable
+        self._require_attenuated(caller, before.scopes, _wish_of(before))
+        if before.overlap_at(now) is not None:
+            raise RotationInProgress
+        written, secret = mint_secret(before.environment, before.lookup_id)
+        secret_hash, pepper_version = self._hasher.hash(secret)
+        key = before.rotated(
+            secret_hash=secret_hash, pepper_version=pepper_version, last4=written[-4:], at=now, overlap=overlap
+        )
+        await self._unit.api_keys.store(caller.tenant_id, key)
+        await self._changed(caller, Action.API_KEY_ROTATED, before, key)
+        return key, written
+
     async def revoke(self, caller: Caller, key_id: str) -> ApiKey:
         """Revoke a key, with effect on the next request everywhere. Revoking twice changes nothing.
 
@@ -138,9 +219,18 @@ class ApiKeyService:
         key = await self._unit.api_keys.revoke(caller.tenant_id, before.id, self._clock.now())
         if key is None:
             raise NotFound
-        await self._record(caller, Action.API_KEY_REVOKED, key.id, before=audit_view(before), after=audit_view(key))
-        self._unit.after_commit(lambda: self._admission.announce(caller.tenant_id, key.id, key.version))
+        await self._changed(caller, Action.API_KEY_REVOKED, before, key)
         return key
+
+    async def _held(self, caller: Caller, key_id: str) -> ApiKey:
+        key = await self._unit.api_keys.hold(caller.tenant_id, KeyId(key_id))
+        if key is None:
+            raise NotFound
+        return key
+
+    async def _changed(self, caller: Caller, action: Action, before: ApiKey, key: ApiKey) -> None:
+        await self._record(caller, action, key.id, before=audit_view(before), after=audit_view(key))
+        self._unit.after_commit(lambda: self._admission.announce(caller.tenant_id, key.id, key.version))
 
     async def _record(
         self,
@@ -173,11 +263,31 @@ class ApiKeyService:
 
     @staticmethod
     def _require_attenuated(caller: Caller, scopes: frozenset[Scope], wish: KeyWish) -> None:
-        require_attenuated(scopes, caller.scopes)
-        if caller.models is not None and not set(wish.models or ()) <= set(caller.models):
-            raise ScopeExceedsGrantor("You cannot grant models that you may not call.")
-        if caller.models is not None and wish.models is None:
-            raise ScopeExceedsGrantor("You cannot grant every model: you may not call them all.")
+        child = Reach(
+            scopes=scopes,
+            models=wish.models,
+            allowed_cidrs=wish.allowed_cidrs,
+            expires_at=wish.expires_at,
+            rate_per_minute=wish.rate_per_minute,
+            monthly_quota=wish.monthly_quota,
+            is_test_only=wish.environment is Environment.TEST,
+        )
+        require_within(child, caller.reach)
+
+
+def _wish_of(key: ApiKey) -> KeyWish:
+    """Return what somebody would have to wish for to get this very key."""
+    return KeyWish(
+        name=key.name,
+        environment=key.environment,
+        scopes=key.scopes,
+        models=key.models,
+        allowed_cidrs=key.allowed_cidrs,
+        expires_at=key.expires_at,
+        rate_per_minute=key.rate_per_minute,
+        monthly_quota=key.monthly_quota,
+        metadata=key.metadata,
+    )
 
 
 def _is_network(text: str) -> bool:

@@ -1,42 +1,97 @@
 """From a presented credential to a verified caller."""
 
 from backend.domain.admission import Epochs
-from backend.domain.api_keys import Environment, KeyGrant, parse_key
-from backend.domain.callers import ActorKind, Caller, PredictCaller
+from backend.domain.api_keys import Environment, KeyGrant, PresentedKey, VerifiedKey, parse_key
+from backend.domain.callers import ActorKind, Caller, PlatformCaller, PredictCaller
 from backend.domain.clock import Clock
-from backend.domain.errors import TenantSuspended, Unauthenticated
-from backend.domain.ids import UserId
+from backend.domain.errors import Forbidden, InsufficientScope, TenantSuspended, TooMany, Unauthenticated
+from backend.domain.ids import TenantId, UserId
 from backend.domain.limits import QuotaRule, RateRule
-from backend.domain.scopes import ROLE_SCOPES
-from backend.domain.tenants import Tenant, TenantStatus
-from backend.services.ports import AccessClaims, KeyDirectory, KeyHasher, Store, TokenIssuer, UnitOfWork
+from backend.domain.scopes import PLATFORM_ROLE_SCOPES, ROLE_SCOPES
+from backend.domain.service_accounts import ServiceAccount, is_service_account
+from backend.domain.tenants import Tenant, TenantStatus, User
+from backend.services.ports import (
+    AccessClaims,
+    KeyDirectory,
+    KeyHasher,
+    KeyUse,
+    Store,
+    StrangerThrottle,
+    TokenIssuer,
+    UnitOfWork,
+    UnknownSigningKey,
+)
 
 
 class KeyAuthenticator:
-    """Verifies API keys. Form and checksum cost no I/O; the look-up is cached."""
+    """Verifies API keys. Form and checksum cost no I/O; the look-up is cached, and use is noted off the path."""
 
-    def __init__(self, *, keys: KeyDirectory, hasher: KeyHasher, clock: Clock) -> None:
+    def __init__(
+        self, *, keys: KeyDirectory, strangers: StrangerThrottle, hasher: KeyHasher, use: KeyUse, clock: Clock
+    ) -> None:
         self._keys = keys
+        self._strangers = strangers
         self._hasher = hasher
+        self._use = use
         self._clock = clock
 
-    async def authenticate(self, credential: str, address: str | None) -> KeyGrant:
+    async def authenticate(self, credential: str, address: str | None, *, fresh: bool = False) -> VerifiedKey:
         """Return what stands behind a key.
+
+        By default as it was cached: of predictions admission knows what has changed since. Whoever does not ask
+        admission wants it ``fresh``, which costs a look at the store.
 
         Raises:
             Unauthenticated: malformed, unknown or wrong; or, once the secret has verified, expired or revoked.
             TenantSuspended, AddressNotAllowed: the key is right and may not be used.
+            TooMany: too many unknown keys came from the address.
         """
         presented = parse_key(credential)
         if presented is None:
             raise Unauthenticated
-        grant = await self._keys.find(presented.lookup_id)
-        if grant is None or grant.key.environment is not presented.environment:
+        cached = await self._find(presented.lookup_id, address or "")
+        if cached is None:
             raise Unauthenticated
-        if not self._hasher.verify(presented.secret, grant.key.secret_hash, grant.key.pepper_version):
+        try:
+            verified = self._accepted(presented, cached, address)
+        except (Unauthenticated, Forbidden):
+            # The cached copy may be from before a rotation, or from before the key was widened.
+            verified = self._accepted(presented, await self._keys.recheck(presented.lookup_id), address)
+        if fresh:
+            # Only now: nobody who does not know the secret can make the store be asked each time.
+            verified = self._accepted(presented, await self._keys.reload(presented.lookup_id), address)
+        self._use.note(verified.grant.key.id, verified.generation)
+        return verified
+
+    def _accepted(self, presented: PresentedKey, grant: KeyGrant | None, address: str | None) -> VerifiedKey:
+        verified = self._verify(presented, grant)
+        if verified is None:
             raise Unauthenticated
-        grant.require_usable(self._clock.now(), address)
+        verified.grant.require_usable(self._clock.now(), address)
+        return verified
+
+    async def _find(self, lookup_id: str, address: str) -> KeyGrant | None:
+        if self._keys.holds(lookup_id):
+            return await self._keys.find(lookup_id)
+        wait_s = self._strangers.enter(address)
+        if wait_s:
+            raise TooMany("Too many unknown API keys came from this address.", retry_after_s=wait_s)
+        grant = await self._keys.find(lookup_id)
+        if grant is not None:
+            self._strangers.leave(address)
         return grant
+
+    def _verify(self, presented: PresentedKey, grant: KeyGrant | None) -> VerifiedKey | None:
+        """Compare with the key's secret, then during an overlap with the one before."""
+        if grant is None or grant.key.environment is not presented.environment:
+            return None
+        key = grant.key
+        if self._hasher.verify(presented.secret, key.secret_hash, key.pepper_version):
+            return VerifiedKey(grant, key.generation)
+        previous = None if key.previous is None else key.overlap_at(self._clock.now())
+        if previous and self._hasher.verify(presented.secret, previous.secret_hash, previous.pepper_version):
+            return VerifiedKey(grant, key.generation - 1)
+        return None
 
 
 def caller_from_key(grant: KeyGrant) -> Caller:
@@ -48,6 +103,11 @@ def caller_from_key(grant: KeyGrant) -> Caller:
         tenant_id=key.tenant_id,
         scopes=key.scopes,
         models=key.models,
+        allowed_cidrs=key.allowed_cidrs,
+        expires_at=key.expires_at,
+        rate_per_minute=key.rate_per_minute,
+        monthly_quota=key.monthly_quota,
+        is_test_only=key.environment is Environment.TEST,
     )
 
 
@@ -59,22 +119,32 @@ class TokenAuthenticator:
         self._store = store
         self._clock = clock
 
-    async def authenticate(self, token: str) -> Caller:
-        """Return the tenant caller behind a token, with the scopes that its role has now.
+    async def authenticate(self, token: str) -> Caller | PlatformCaller:
+        """Return the caller behind a token, with the scopes that its role or account has now.
 
         Raises:
-            Unauthenticated: the token is not right, or its login, user or seat is gone.
+            Unauthenticated: the token is not right, or its login, user, seat or service account is gone.
             TenantSuspended: the seat's tenant is suspended.
         """
-        claims = self._tokens.verify(token)
+        claims = await self._verified(token)
         async with self._store.unit_of_work(read_only=True) as unit:
-            return (await self._caller(unit, claims))[0]
+            if claims.tenant_id is None:
+                return await self._platform_caller(unit, claims)
+            return (await self._caller(unit, claims, claims.tenant_id))[0]
 
     async def predict_caller(self, token: str, address: str | None) -> PredictCaller:
-        """Return a user as a caller of predictions: under the tenant's own limits, read for this request."""
-        claims = self._tokens.verify(token)
+        """Return a user or a service account as a caller of predictions, under the tenant's own limits as they are now.
+
+        Raises:
+            InsufficientScope: the token belongs to no tenant.
+            Unauthenticated, TenantSuspended: as above.
+        """
+        claims = await self._verified(token)
         async with self._store.unit_of_work(read_only=True) as unit:
-            caller, tenant = await self._caller(unit, claims)
+            if claims.tenant_id is None:
+                await self._platform_caller(unit, claims)
+                raise InsufficientScope("This login is above all tenants: it has no limits to predict under.")
+            caller, tenant = await self._caller(unit, claims, claims.tenant_id)
             plan = await unit.subscriptions.current_plan(tenant.id)
         if plan is None:
             raise Unauthenticated
@@ -92,31 +162,73 @@ class TokenAuthenticator:
             address=address,
         )
 
-    async def _caller(self, unit: UnitOfWork, claims: AccessClaims) -> tuple[Caller, Tenant]:
-        user_id = UserId(claims.subject)
-        await self._require_live_login(unit, user_id, claims.session_id)
-        if claims.tenant_id is None:
+    async def _verified(self, token: str) -> AccessClaims:
+        try:
+            return self._tokens.verify(token)
+        except UnknownSigningKey:
+            # Another process may have begun to sign with a new key.
+            if not await self._tokens.refresh():
+                raise
+            return self._tokens.verify(token)
+
+    async def _caller(self, unit: UnitOfWork, claims: AccessClaims, tenant_id: TenantId) -> tuple[Caller, Tenant]:
+        tenant = await unit.tenants.get(tenant_id)
+        if tenant is None:
             raise Unauthenticated
-        tenant = await unit.tenants.get(claims.tenant_id)
-        seat = await unit.memberships.find(claims.tenant_id, user_id)
-        if tenant is None or seat is None:
-            raise Unauthenticated
+        if is_service_account(claims.subject):
+            account = await self._live_account(unit, claims)
+            caller = Caller(
+                kind=ActorKind.SERVICE_ACCOUNT,
+                credential_id=account.id,
+                tenant_id=tenant.id,
+                scopes=claims.scopes & account.scopes,
+            )
+        else:
+            user = await self._live_user(unit, claims)
+            seat = await unit.memberships.find(tenant.id, user.id)
+            if seat is None:
+                raise Unauthenticated
+            caller = Caller(
+                kind=ActorKind.USER,
+                credential_id=user.id,
+                tenant_id=tenant.id,
+                scopes=claims.scopes & ROLE_SCOPES[seat.role],
+                role=seat.role,
+                session_id=claims.session_id,
+            )
         if tenant.status is TenantStatus.SUSPENDED:
             raise TenantSuspended
-        caller = Caller(
-            kind=ActorKind.USER,
-            credential_id=user_id,
-            tenant_id=tenant.id,
-            scopes=claims.scopes & ROLE_SCOPES[seat.role],
-            role=seat.role,
-            session_id=claims.session_id,
-        )
         return caller, tenant
 
-    async def _require_live_login(self, unit: UnitOfWork, user_id: UserId, session_id: str | None) -> None:
-        user = await unit.users.get(user_id)
-        login = await unit.sessions.get(session_id) if session_id else None
-        if user is None or user.disabled or login is None or login.user_id != user_id:
+    async def _platform_caller(self, unit: UnitOfWork, claims: AccessClaims) -> PlatformCaller:
+        if is_service_account(claims.subject):
+            account = await self._live_account(unit, claims)
+            kind, role = ActorKind.SERVICE_ACCOUNT, account.platform_role
+        else:
+            user = await self._live_user(unit, claims)
+            kind, role = ActorKind.USER, user.platform_role
+        if role is None:
+            raise Unauthenticated
+        return PlatformCaller(
+            kind=kind,
+            credential_id=claims.subject,
+            role=role,
+            scopes=claims.scopes & PLATFORM_ROLE_SCOPES[role],
+            session_id=claims.session_id,
+        )
+
+    async def _live_user(self, unit: UnitOfWork, claims: AccessClaims) -> User:
+        user = await unit.users.get(UserId(claims.subject))
+        login = await unit.sessions.get(claims.session_id) if claims.session_id else None
+        if user is None or user.disabled or login is None or login.user_id != user.id:
             raise Unauthenticated
         if not login.is_alive(self._clock.now()):
             raise Unauthenticated
+        return user
+
+    @staticmethod
+    async def _live_account(unit: UnitOfWork, claims: AccessClaims) -> ServiceAccount:
+        account = await unit.service_accounts.by_client_id_of_all_tenants(claims.subject)
+        if account is None or account.tenant_id != claims.tenant_id or account.generation != claims.generation:
+            raise Unauthenticated
+        return account

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from backend.domain.callers import Caller
+from backend.domain.callers import Caller, PlatformCaller
 from backend.domain.errors import Unauthenticated
 from backend.domain.ids import UserId
 from backend.domain.tenants import Membership, Tenant, User
@@ -11,11 +11,10 @@ from backend.services.ports import UnitOfWork
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """A signed-in person: the seat that is in use first, then all of them."""
+    """A signed-in person: the seat that is in use, if it is one in a tenant, and all of them."""
 
     user: User
-    seat: Membership
-    tenant: Tenant
+    seat: tuple[Membership, Tenant] | None
     seats: tuple[tuple[Membership, Tenant], ...]
 
 
@@ -25,11 +24,13 @@ class PeopleService:
     def __init__(self, *, unit: UnitOfWork) -> None:
         self._unit = unit
 
-    async def profile(self, caller: Caller) -> Profile:
+    async def profile(self, caller: Caller | PlatformCaller) -> Profile:
         """Return who the caller is."""
         user = await self._unit.users.get(UserId(caller.credential_id))
         if user is None:
             raise Unauthenticated
         seats = await self._unit.memberships.of_user(user.id)
-        seat, tenant = next(pair for pair in seats if pair[1].id == caller.tenant_id)
-        return Profile(user=user, seat=seat, tenant=tenant, seats=tuple(seats))
+        seat = None
+        if isinstance(caller, Caller):
+            seat = next(pair for pair in seats if pair[1].id == caller.tenant_id)
+        return Profile(user=user, seat=seat, seats=tuple(seats))

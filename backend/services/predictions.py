@@ -20,11 +20,13 @@ from backend.domain.admission import (
     StoredAnswer,
     Verdict,
 )
+from backend.domain.api_keys import KeyGrant
 from backend.domain.callers import PredictCaller
 from backend.domain.clock import Clock
 from backend.domain.errors import (
     DeadlineExceeded,
     EnforcementUnavailable,
+    Forbidden,
     IdempotencyInProgress,
     IdempotencyKeyReused,
     MeteringUnavailable,
@@ -100,9 +102,9 @@ class PredictionService:
         Raises:
             ForecourtError: one of the refusals that API.md lists under predictions. Nothing was charged then.
         """
-        caller.require(Scope.PREDICT)
-        model = self._catalog.resolve(ModelRef.parse(command.model))
-        caller.require_model(model.info, command.model)
+        caller = await self._permitted(caller, lambda asking: asking.require(Scope.PREDICT))
+        model = self._catalog.resolve(ModelRef.parse(command.model), f"{caller.tenant_id}:{caller.credential_id}")
+        caller = await self._permitted(caller, lambda asking: _require_call(asking, model.info, command.model))
         rows = model.encode(command.inputs)
         cache_keys = self._cache_keys(caller, model, rows, command)
         caller, decision = await self._admit(caller, command, model, rows.count, cache_keys)
@@ -165,19 +167,33 @@ class PredictionService:
                 _refuse(decision)
                 return caller, decision
             caller = await self._reread(caller)
-            caller.require(Scope.PREDICT)
-            caller.require_model(model.info, command.model)
+            _require_call(caller, model.info, command.model)
         # Somebody changes the key faster than it can be read.
         raise EnforcementUnavailable(retry_after_s=1)
 
+    async def _permitted(self, caller: PredictCaller, check: Callable[[PredictCaller], None]) -> PredictCaller:
+        """Refuse nobody because of what was cached: a key that was widened meanwhile passes."""
+        try:
+            check(caller)
+        except Forbidden:
+            if caller.lookup_id is None:
+                raise
+            caller = self._caller_of(await self._keys.recheck(caller.lookup_id), caller, fresh=False)
+            check(caller)
+        return caller
+
     async def _reread(self, caller: PredictCaller) -> PredictCaller:
         grant = await self._keys.reload(caller.lookup_id) if caller.lookup_id else None
+        return self._caller_of(grant, caller, fresh=True)
+
+    def _caller_of(self, grant: KeyGrant | None, caller: PredictCaller, *, fresh: bool) -> PredictCaller:
+        """Return the caller as its key is now."""
         now = self._clock.now()
         # The secret may have been replaced meanwhile.
         if grant is None or not grant.key.accepts(caller.generation, now):
             raise Unauthenticated
         grant.require_usable(now, caller.address)
-        return PredictCaller.from_key(grant, address=caller.address, fresh=True, generation=caller.generation)
+        return PredictCaller.from_key(grant, address=caller.address, fresh=fresh, generation=caller.generation)
 
     async def _complete(
         self,
@@ -267,6 +283,11 @@ class PredictionService:
         task = asyncio.create_task(work)
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
+
+
+def _require_call(caller: PredictCaller, model: ModelInfo, reference: str) -> None:
+    caller.require(Scope.PREDICT)
+    caller.require_model(model, reference)
 
 
 def _held(decision: AdmissionDecision) -> Lease:

@@ -1,5 +1,6 @@
 """What the operator does with tenants and people."""
 
+from dataclasses import replace
 from typing import Any
 
 from backend.domain.audit import OPERATOR, PLATFORM_CHAIN, Action, Actor, AuditEntry
@@ -131,6 +132,29 @@ class TenantService:
             after={"email": user.email, "platform_role": platform_role.value if platform_role else None},
         )
         return user
+
+    async def set_disabled(self, email: str, *, disabled: bool) -> User:
+        """Lock a user out from the next request on, or let them in again. Their logins do not come back.
+
+        Raises:
+            NotFound: no user has this address.
+        """
+        user = await self._unit.users.by_email(normalise_email(email))
+        if user is None:
+            raise NotFound("There is no user with this address.")
+        if user.disabled is disabled:
+            return user
+        await self._unit.users.set_disabled(user.id, disabled=disabled)
+        if disabled:
+            await self._unit.sessions.revoke_all(user.id, self._clock.now())
+        await self._record(
+            PLATFORM_CHAIN,
+            Action.USER_DISABLED if disabled else Action.USER_ENABLED,
+            user.id,
+            before={"disabled": user.disabled},
+            after={"disabled": disabled},
+        )
+        return replace(user, disabled=disabled)
 
     async def seat(self, tenant_id: TenantId, user_id: UserId, role: Role) -> Membership:
         """Give a user a seat in a tenant.

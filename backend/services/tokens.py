@@ -1,14 +1,27 @@
-"""The token endpoint: password and refresh grants (RFC 6749), refresh tokens rotated in families (RFC 9700)."""
+"""The token endpoint: password, refresh and client credentials grants (RFC 6749).
+
+Refresh tokens are rotated in families (RFC 9700). A client's token has no refresh token: it has its secret.
+"""
 
 from dataclasses import dataclass
 
+from backend.domain.audit import PLATFORM_CHAIN, Action, Actor, AuditEntry
+from backend.domain.callers import ActorKind
 from backend.domain.clock import Clock
 from backend.domain.errors import OAuthError
 from backend.domain.ids import TenantId, new_id
 from backend.domain.scopes import PLATFORM_ROLE_SCOPES, ROLE_SCOPES, Scope, format_scopes, parse_scopes
 from backend.domain.sessions import REUSE_LEEWAY, RefreshToken, Session
-from backend.domain.tenants import TenantStatus, User, normalise_email
-from backend.services.ports import LoginThrottle, OpaqueTokens, PasswordHasher, Store, TokenIssuer, UnitOfWork
+from backend.domain.tenants import TenantStatus, User, is_email, normalise_email
+from backend.services.ports import (
+    KeyHasher,
+    LoginThrottle,
+    OpaqueTokens,
+    PasswordHasher,
+    Store,
+    TokenIssuer,
+    UnitOfWork,
+)
 
 PASSWORD_MAX_CHARS = 128
 
@@ -19,7 +32,7 @@ class TokenGrant:
 
     access_token: str
     expires_in_s: int
-    refresh_token: str
+    refresh_token: str | None
     scopes: frozenset[Scope]
 
 
@@ -32,10 +45,21 @@ class PasswordGrant:
     scope: str | None
     tenant_slug: str | None
     address: str
+    user_agent: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientGrant:
+    """A program's login: its client id and its secret."""
+
+    client_id: str
+    client_secret: str
+    scope: str | None
 
 
 class TokenService:
-    """Logs people in and keeps them logged in."""
+    """Logs people in and keeps them logged in; and lets programs in."""
 
     def __init__(
         self,
@@ -44,6 +68,7 @@ class TokenService:
         passwords: PasswordHasher,
         tokens: TokenIssuer,
         refresh_tokens: OpaqueTokens,
+        key_hasher: KeyHasher,
         throttle: LoginThrottle,
         clock: Clock,
         password_grant: bool,
@@ -52,6 +77,7 @@ class TokenService:
         self._passwords = passwords
         self._tokens = tokens
         self._refresh_tokens = refresh_tokens
+        self._key_hasher = key_hasher
         self._throttle = throttle
         self._clock = clock
         self._password_grant = password_grant
@@ -75,7 +101,34 @@ class TokenService:
         await self._throttle.succeeded(email, grant.address)
         async with self._store.unit_of_work() as unit:
             tenant_id, allowed = await _seat(unit, user, grant.tenant_slug)
-            return await self._open_session(unit, user, tenant_id, _narrowed(grant.scope, allowed))
+            return await self._open_session(unit, user, tenant_id, _narrowed(grant.scope, allowed), grant)
+
+    async def grant_client(self, grant: ClientGrant) -> TokenGrant:
+        """Exchange a service account's secret for an access token. The secret has 256 bits: nobody guesses it.
+
+        Raises:
+            OAuthError: the client is unknown, deleted or its secret wrong; its tenant is suspended; the scope is wider
+                than the account's.
+        """
+        async with self._store.unit_of_work(read_only=True) as unit:
+            account = await unit.service_accounts.by_client_id_of_all_tenants(grant.client_id)
+            tenant_id = account.tenant_id if account else None
+            tenant = await unit.tenants.get(tenant_id) if tenant_id else None
+        if account is None or not self._key_hasher.verify(
+            grant.client_secret, account.secret_hash, account.pepper_version
+        ):
+            raise OAuthError("invalid_client", "The client is unknown, or its secret is wrong.")
+        if tenant is not None and tenant.status is TenantStatus.SUSPENDED:
+            raise OAuthError("invalid_client", "The client may not sign in at the moment.")
+        scopes = _narrowed(grant.scope, account.scopes)
+        access_token, expires_in_s = self._tokens.issue(
+            subject=account.id,
+            tenant_id=account.tenant_id,
+            scopes=scopes,
+            session_id=None,
+            generation=account.generation,
+        )
+        return TokenGrant(access_token=access_token, expires_in_s=expires_in_s, refresh_token=None, scopes=scopes)
 
     async def refresh(self, token: str, scope: str | None) -> TokenGrant:
         """Exchange a refresh token for its successor.
@@ -117,7 +170,7 @@ class TokenService:
     async def _verified_user(self, email: str, password: str) -> User | None:
         # No transaction is open while the hash is computed: on SQLite it would hold up the ledger.
         async with self._store.unit_of_work(read_only=True) as unit:
-            user = await unit.users.by_email(email)
+            user = await unit.users.by_email(email) if is_email(email) else None
         if len(password) > PASSWORD_MAX_CHARS:
             password = ""
         matches = await self._passwords.verify(password, user.password_hash if user else None)
@@ -130,7 +183,12 @@ class TokenService:
         return user
 
     async def _open_session(
-        self, unit: UnitOfWork, user: User, tenant_id: TenantId | None, scopes: frozenset[Scope]
+        self,
+        unit: UnitOfWork,
+        user: User,
+        tenant_id: TenantId | None,
+        scopes: frozenset[Scope],
+        grant: PasswordGrant,
     ) -> TokenGrant:
         now = self._clock.now()
         session = Session(
@@ -141,10 +199,19 @@ class TokenService:
             created_at=now,
             last_used_at=now,
             revoked_at=None,
+            address=grant.address or None,
+            user_agent=grant.user_agent,
         )
         token = self._refresh_tokens.mint()
         await unit.sessions.add(session)
         await unit.sessions.add_token(self._member(session.id, token))
+        entry = AuditEntry(
+            actor=Actor(kind=ActorKind.USER, id=user.id, address=grant.address or None, request_id=grant.request_id),
+            action=Action.SESSION_STARTED,
+            target_id=session.id,
+            after={"scope": session.scope},
+        )
+        await unit.audit.record(tenant_id or PLATFORM_CHAIN, entry)
         return self._grant(session, scopes, token)
 
     async def _is_replay_in_leeway(self, unit: UnitOfWork, presented: RefreshToken) -> bool:

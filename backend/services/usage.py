@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from backend.domain.callers import Caller
+from backend.domain.callers import Caller, PlatformCaller
 from backend.domain.clock import Clock
 from backend.domain.errors import FieldError, Invalid
 from backend.domain.usage import (
@@ -41,13 +41,19 @@ class UsageService:
         self._cursors = cursors
         self._clock = clock
 
-    async def events(self, caller: Caller, wanted: EventFilter, *, cursor: str | None, limit: int) -> EventsAnswer:
-        """Return events in commit order, up to the watermark."""
-        purpose = f"usage:{caller.tenant_id}:{wanted.period}:{wanted.credential_id}:{wanted.model}"
+    async def events(
+        self, caller: Caller | PlatformCaller, wanted: EventFilter, *, cursor: str | None, limit: int
+    ) -> EventsAnswer:
+        """Return events in commit order, up to the watermark: a tenant's own, or to the platform every tenant's."""
+        whose = caller.tenant_id if isinstance(caller, Caller) else "*"
+        purpose = f"usage:{whose}:{wanted.period}:{wanted.credential_id}:{wanted.model}"
         after = LEDGER_START
         if cursor is not None:
             after = LedgerPosition.parse(self._cursors.decode(purpose, cursor))
-        page = await self._reader.events(caller.tenant_id, wanted, after, limit)
+        if isinstance(caller, Caller):
+            page = await self._reader.events(caller.tenant_id, wanted, after, limit)
+        else:
+            page = await self._reader.events_of_all_tenants(wanted, after, limit)
         next_cursor = None
         if page.has_more:
             next_cursor = self._cursors.encode(purpose, str(page.events[-1].position))

@@ -4,6 +4,7 @@ One application of each shape serves a whole run; each test makes tenants of its
 """
 
 import itertools
+import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from backend.adapters.db.migrations import upgrade
 from backend.api.resources import Resources
 from backend.domain.api_keys import Environment
 from backend.domain.callers import ActorKind, Caller
+from backend.domain.clock import Clock
 from backend.domain.ids import TenantId
 from backend.domain.limits import period_of
 from backend.domain.scopes import TENANT_SCOPES, Role, Scope
@@ -27,6 +29,8 @@ from backend.main import create_app
 from backend.services.api_keys import ApiKeyService, KeyWish
 from backend.services.tenants import TenantService
 from backend.settings import Settings
+from tests.databases import connected
+from tests.fakes import FakeClock
 from tests.model_cache import cached_demo_models
 
 SECRETS: dict[str, Any] = {
@@ -133,6 +137,22 @@ class World:
             if sum(event["units"] for event in events) == await self._units(reader, tenant):
                 return events
 
+    def rows(self, query: str, **values: Any) -> list[tuple[Any, ...]]:
+        """Read the store as its owner, past the application."""
+        with connected(self.database_url) as connection:
+            return [tuple(row) for row in connection.execute(text(query), values)]
+
+    def change(self, statement: str, **values: Any) -> None:
+        """Change the store as its owner: as another process would, or a feature that these tests are not about."""
+        with connected(self.database_url) as connection:
+            connection.execute(text(statement), values)
+            connection.commit()
+
+    @property
+    def database_url(self) -> str:
+        database: Any = self.resources.store
+        return str(database.engine.url.render_as_string(hide_password=False))
+
     @staticmethod
     async def _units(reader: Any, tenant: TenantUnderTest) -> int:
         period = period_of(time.time())
@@ -170,10 +190,11 @@ IRIS = [[5.1, 3.5, 1.4, 0.2]]
 
 
 @asynccontextmanager
-async def running(settings: Settings, shape: str) -> AsyncIterator[World]:
+async def running(settings: Settings, shape: str, clock: Clock | None = None) -> AsyncIterator[World]:
     """Run an application within this process."""
     upgrade(settings.migration_url)
-    app = create_app(settings)
+    app = create_app(settings, clock=clock)
+    app.state.mail_folder = settings.mail_folder
     async with app.router.lifespan_context(app):
         transport = ASGITransport(app=app, raise_app_exceptions=False)
         async with AsyncClient(transport=transport, base_url="http://testserver", timeout=30) as client:
@@ -187,6 +208,11 @@ def embedded_settings(folder: Path, **changes: Any) -> Settings:
             "environment": "production",
             "database_url": f"sqlite+aiosqlite:///{folder / 'forecourt.db'}",
             "models": cached_demo_models(),
+            "mail_folder": folder / "mail",
+            # All tests call from one address.
+            "login_rate": "1000000/minute",
+            "anonymous_rate": "1000000/minute",
+            "unknown_key_rate": 1_000_000,
             **SECRETS,
             **changes,
         }
@@ -200,11 +226,17 @@ async def embedded_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncItera
 
 
 @pytest.fixture(scope="session")
-async def server_world(postgres_url: str, redis_url: str) -> AsyncIterator[World]:
+async def server_world(
+    postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[World]:
     url = fresh_database(postgres_url, "api")
     # The bounds are wide: these tests are about answers, not about waiting.
     settings = embedded_settings(
-        Path("unused"), database_url=url, redis_url=redis_url, redis_timeout_s=5.0, database_timeout_s=20.0
+        tmp_path_factory.mktemp("server"),
+        database_url=url,
+        redis_url=redis_url,
+        redis_timeout_s=5.0,
+        database_timeout_s=20.0,
     )
     async with running(settings, "server") as world:
         yield world
@@ -226,3 +258,64 @@ def world(request: pytest.FixtureRequest) -> World:
     """The application, once in each shape."""
     found: World = request.getfixturevalue(f"{request.param}_world")
     return found
+
+
+class ClockedWorld(World):
+    """An application whose clock a test sets. It is shared, so it only ever goes forward."""
+
+    def __init__(self, world: World, clock: FakeClock) -> None:
+        super().__init__(world.app, world.client, world.shape)
+        self.clock = clock
+
+
+@pytest.fixture(scope="session")
+async def clocked_embedded_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    clock = FakeClock()
+    async with running(embedded_settings(tmp_path_factory.mktemp("clocked")), "clocked-embedded", clock) as world:
+        yield ClockedWorld(world, clock)
+
+
+@pytest.fixture(scope="session")
+async def clocked_server_world(
+    postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[World]:
+    clock = FakeClock()
+    url = fresh_database(postgres_url, "clocked")
+    settings = embedded_settings(
+        tmp_path_factory.mktemp("server"),
+        database_url=url,
+        redis_url=redis_url,
+        redis_timeout_s=5.0,
+        database_timeout_s=20.0,
+    )
+    async with running(settings, "clocked-server", clock) as world:
+        yield ClockedWorld(world, clock)
+
+
+@pytest.fixture(params=["embedded", "server"])
+def clocked_world(request: pytest.FixtureRequest) -> ClockedWorld:
+    """The application on a clock that the test sets, once in each shape."""
+    found: ClockedWorld = request.getfixturevalue(f"clocked_{request.param}_world")
+    return found
+
+
+@asynccontextmanager
+async def calling_from(world: World, address: str) -> AsyncIterator[AsyncClient]:
+    """A client whose connection comes from an address."""
+    transport = ASGITransport(app=world.app, raise_app_exceptions=False, client=(address, 50_000))
+    async with AsyncClient(transport=transport, base_url="http://testserver", timeout=30) as client:
+        yield client
+
+
+def a_new_address() -> str:
+    """Return an address in a network that nobody has called from: failed logins are counted by network."""
+    return f"2001:db8:{secrets.token_hex(2)}:{secrets.token_hex(2)}::1"
+
+
+@pytest.fixture
+async def stranger(request: pytest.FixtureRequest) -> AsyncIterator[AsyncClient]:
+    """A client from a network of its own, of whichever application the test asks for."""
+    name = "clocked_world" if "clocked_world" in request.fixturenames else "world"
+    world: World = request.getfixturevalue(name)
+    async with calling_from(world, a_new_address()) as client:
+        yield client

@@ -326,7 +326,8 @@ async def test_422_the_envelope_is_checked_too(world: World, body: Any, pointer:
 @pytest.mark.parametrize("field", ["tenant_id", "billable", "used", "role"])
 async def test_a4_unknown_and_read_only_fields_are_refused_and_not_repeated(world: World, field: str) -> None:
     tenant = await world.tenant()
-    answer = await world.predict(tenant.live, **{field: "me"})
+    extra: Any = {field: "me"}
+    answer = await world.predict(tenant.live, **extra)
     assert problem(answer) == (422, "validation-failed")
     assert field not in answer.json()["errors"][0]["detail"]
 

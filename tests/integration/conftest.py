@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.databases import postgres_database
-from tests.integration.server_process import Site, new_site
+from tests.integration.forecourt_process import Site, new_site
 from tests.model_cache import cached_demo_models
 
 NewSite = Callable[..., Site]

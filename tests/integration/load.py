@@ -1,7 +1,9 @@
 """Customers who ask all the time, and keep a record of what they got."""
 
 import itertools
+import json
 import random
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +15,17 @@ from tests.integration.customers import Customers, KeyName
 SIZES = (1, 1, 2, 5, 20, 80)
 # Few enough that some rows come from the cache, enough that most do not.
 DISTINCT_ROWS = 500
+
+KILLER = """
+import os, signal, socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as connection:
+    connection.sendall(sys.stdin.buffer.read())
+    answer = b""
+    while not answer.endswith(b"}"):
+        answer += connection.recv(65536) or sys.exit("no answer")
+    os.kill(int(sys.argv[3]), signal.SIGKILL)
+sys.stdout.buffer.write(answer)
+"""
 
 _numbers = itertools.count(1)
 
@@ -43,6 +56,7 @@ class Load:
 
     base_url: str
     credentials: dict[str, Any]
+    expected: frozenset[int] = frozenset({200})
     answered: list[Answered] = field(default_factory=list)
     unanswered: list[Asked] = field(default_factory=list)
     stopping: bool = False
@@ -70,15 +84,44 @@ class Load:
                 except httpx.TransportError:
                     self.unanswered.append(asked)
                     return
+                assert answer.status_code in self.expected, answer.text
                 self.answered.append(Answered(asked, answer.status_code, answer.json()))
                 self._progress.set()
                 await anyio.sleep(pause_s)
+
+    async def ask_and_kill(self, slug: str, pid: int) -> None:
+        """Ask once more, and kill a process in the very moment in which the answer is there.
+
+        From a process of its own: among the loops the answer would lie about before anybody looked at it.
+        """
+        asked = Asked(f"load-{next(_numbers)}", slug, "api_key", "iris", 3)
+        tenant = next(each for each in self.credentials["tenants"] if each["slug"] == slug)
+        body = json.dumps({"model": asked.model, "inputs": [_row(asked.model) for _ in range(asked.rows)]})
+        request = http_request(self.base_url, tenant[asked.key], body, f"X-Request-Id: {asked.request_id}") + body
+        host, port = self.base_url.removeprefix("http://").split(":")
+        killer = (sys.executable, "-c", KILLER, host, port, str(pid))
+        ended = await anyio.run_process(killer, input=request.encode(), stderr=None)
+        head, _, answer = ended.stdout.partition(b"\r\n\r\n")
+        self.answered.append(Answered(asked, int(head.split()[1]), json.loads(answer)))
 
     async def has_sold(self, count: int) -> None:
         """Wait until so many requests have got a 200, and return in the very moment of the last one."""
         while len(self.sold) < count:
             self._progress = anyio.Event()
             await self._progress.wait()
+
+
+def http_request(base_url: str, key: str, body: str, *headers: str) -> str:
+    """Return the head of a prediction whose body follows."""
+    lines = (
+        "POST /v1/predict HTTP/1.1",
+        f"Host: {base_url.removeprefix('http://')}",
+        f"Authorization: Bearer {key}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body.encode())}",
+        *headers,
+    )
+    return "\r\n".join((*lines, "", ""))
 
 
 def _row(model: str) -> list[float]:

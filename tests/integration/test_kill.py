@@ -1,5 +1,7 @@
 """LEDGER.md R2: whatever a customer got a 200 for is in the ledger, also when the server dies at that moment."""
 
+import signal
+
 import anyio
 import pytest
 
@@ -19,7 +21,7 @@ async def test_r2_every_200_is_in_the_ledger_once_after_a_kill(
 ) -> None:
     site = make_site(**database_settings)
     server = site.start()
-    load = Load(server.base_url, server.credentials)
+    load = Load(server.base_url, server.credentials, expected=frozenset({200, 429}))
     with anyio.fail_after(LOAD_WITHIN_S):
         async with anyio.create_task_group() as loops:
             for slug, key in LOOPS:
@@ -27,12 +29,13 @@ async def test_r2_every_200_is_in_the_ledger_once_after_a_kill(
             # A hard cap, and few rows a minute: one at a time.
             loops.start_soon(lambda: load.keep_asking("globex", "api_key", sizes=(1,), pause_s=0.05))
             await load.has_sold(SOLD_BEFORE)
-            server.kill()
+            await load.ask_and_kill("acme", server.pid)
+    assert server.exit_code() == -signal.SIGKILL
     # The loops were under way: all of them found out.
     assert len(load.unanswered) == len(LOOPS) + 1
-    assert {answered.status for answered in load.answered} <= {200, 429}
 
     again = site.start()
+    assert again.credentials == load.credentials | {"base_url": again.base_url}
     async with Customers(again.base_url, again.credentials) as customers:
         for slug in ("acme", "globex"):
             ledger = await customers[slug].ledger()

@@ -1,4 +1,9 @@
-"""Keyed hashes of API key secrets. They have 190 random bits, so one HMAC is enough: nobody can guess them."""
+"""Keyed hashes of API key secrets. They have 190 random bits, so one HMAC is enough: nobody can guess them.
+
+A pepper is rotated by adding a higher version: new secrets take it, and a stored hash stays under its own until the
+key's secret is rotated. Hashes are not moved over when a secret is seen: a replica that does not know the new pepper
+yet would refuse keys that it accepted a moment ago.
+"""
 
 import hmac
 from collections.abc import Mapping

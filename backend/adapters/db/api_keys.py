@@ -1,13 +1,15 @@
 """API keys in SQL."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from backend.adapters.db.row_security import tenant_rows
 from backend.adapters.db.tables import ApiKeyRow, TenantRow
-from backend.domain.api_keys import ApiKey, Environment, KeyStatus
+from backend.domain.api_keys import ApiKey, Environment, KeyStatus, PreviousSecret
 from backend.domain.ids import KeyId, TenantId
 from backend.domain.scopes import Scope, format_scopes
 from backend.services.ports.store import KeyFilter
@@ -37,9 +39,47 @@ def key_from_row(row: ApiKeyRow) -> ApiKey:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         last_used_at=row.last_used_at,
+        previous=_previous(row),
     )
 
 
+def _previous(row: ApiKeyRow) -> PreviousSecret | None:
+    if row.previous_hash is None or row.previous_pepper_version is None or row.previous_valid_until is None:
+        return None
+    return PreviousSecret(
+        secret_hash=row.previous_hash,
+        pepper_version=row.previous_pepper_version,
+        valid_until=row.previous_valid_until,
+        last_used_at=row.previous_last_used_at,
+    )
+
+
+def _changeable(key: ApiKey) -> dict[str, Any]:
+    """Return the columns that a key's life can change, but for its last use."""
+    previous = key.previous
+    return {
+        "name": key.name,
+        "secret_hash": key.secret_hash,
+        "pepper_version": key.pepper_version,
+        "last4": key.last4,
+        "scopes": format_scopes(key.scopes),
+        "models": None if key.models is None else list(key.models),
+        "allowed_cidrs": None if key.allowed_cidrs is None else list(key.allowed_cidrs),
+        "rate_per_minute": key.rate_per_minute,
+        "monthly_quota": key.monthly_quota,
+        "labels": key.metadata,
+        "generation": key.generation,
+        "version": key.version,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+        "previous_hash": previous.secret_hash if previous else None,
+        "previous_pepper_version": previous.pepper_version if previous else None,
+        "previous_valid_until": previous.valid_until if previous else None,
+        "previous_last_used_at": previous.last_used_at if previous else None,
+    }
+
+
+@tenant_rows
 class SqlApiKeys:
     """A tenant's API keys."""
 
@@ -53,24 +93,11 @@ class SqlApiKeys:
                 id=key.id,
                 tenant_id=tenant_id,
                 lookup_id=key.lookup_id,
-                name=key.name,
                 environment=key.environment,
-                secret_hash=key.secret_hash,
-                pepper_version=key.pepper_version,
-                last4=key.last4,
-                scopes=format_scopes(key.scopes),
-                models=None if key.models is None else list(key.models),
-                allowed_cidrs=None if key.allowed_cidrs is None else list(key.allowed_cidrs),
-                rate_per_minute=key.rate_per_minute,
-                monthly_quota=key.monthly_quota,
-                labels=key.metadata,
-                generation=key.generation,
-                version=key.version,
                 created_by=key.created_by,
                 created_at=key.created_at,
-                expires_at=key.expires_at,
-                revoked_at=key.revoked_at,
                 last_used_at=key.last_used_at,
+                **_changeable(key),
             )
         )
         await self._session.flush()
@@ -84,6 +111,26 @@ class SqlApiKeys:
             .execution_options(populate_existing=True)
         )
         return key_from_row(row) if row else None
+
+    async def hold(self, tenant_id: TenantId, key_id: KeyId) -> ApiKey | None:
+        """Return one key of the tenant, its row locked until the unit ends."""
+        row = await self._session.scalar(
+            select(ApiKeyRow)
+            .where(col(ApiKeyRow.tenant_id) == tenant_id)
+            .where(col(ApiKeyRow.id) == key_id)
+            .with_for_update()
+            .execution_options(populate_existing=True)
+        )
+        return key_from_row(row) if row else None
+
+    async def store(self, tenant_id: TenantId, key: ApiKey) -> None:
+        """Store a changed key in place of the one that is there."""
+        await self._session.execute(
+            update(ApiKeyRow)
+            .where(col(ApiKeyRow.tenant_id) == tenant_id)
+            .where(col(ApiKeyRow.id) == key.id)
+            .values(**_changeable(key))
+        )
 
     async def by_lookup_id(self, tenant_id: TenantId, lookup_id: str) -> ApiKey | None:
         """Return the tenant's key with that id in its written form."""

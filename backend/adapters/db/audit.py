@@ -7,6 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from backend.adapters.db.row_security import tenant_rows
 from backend.adapters.db.tables import AuditRow
 from backend.domain.audit import (
     GENESIS,
@@ -42,6 +43,7 @@ def _record(row: AuditRow) -> AuditRecord:
     )
 
 
+@tenant_rows
 class SqlAuditLog:
     """What happened, in order."""
 

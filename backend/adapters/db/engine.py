@@ -13,15 +13,23 @@ from urllib.parse import urlsplit
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from backend.domain.errors import StoreUnavailable
+from backend.domain.errors import Invalid, StoreUnavailable
 
 APP_ROLE = "forecourt_app"
 _WRITES = "forecourt_writes"
+# Without recursive triggers REPLACE deletes rows past the trigger that keeps the ledger.
+_SQLITE_PRAGMAS = (
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+    "recursive_triggers=ON",
+    "trusted_schema=OFF",
+)
 _DISCONNECTED = (OperationalError, InterfaceError, PoolTimeoutError, OSError, TimeoutError)
 
 
@@ -46,7 +54,11 @@ def open_engine(url: str, *, pool_size: int, timeout_s: float) -> AsyncEngine:
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         engine = create_async_engine(
-            parsed, pool_size=pool_size, pool_timeout=timeout_s, connect_args={"timeout": timeout_s}
+            parsed,
+            pool_size=pool_size,
+            pool_timeout=timeout_s,
+            hide_parameters=True,
+            connect_args={"timeout": timeout_s},
         )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
@@ -56,6 +68,8 @@ def open_engine(url: str, *, pool_size: int, timeout_s: float) -> AsyncEngine:
         parsed,
         pool_size=pool_size,
         pool_timeout=timeout_s,
+        # The values of a statement that failed have no place in a log: addresses, hashes, whatever callers sent.
+        hide_parameters=True,
         pool_recycle=1800,
         pool_pre_ping=True,
         connect_args={
@@ -77,7 +91,7 @@ def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) ->
     # The driver must not open transactions of its own accord: _begin_sqlite does.
     connection.isolation_level = None
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "trusted_schema=OFF"):
+    for pragma in _SQLITE_PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
@@ -98,11 +112,18 @@ def _take_app_role(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> 
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turn a store that does not answer into :class:`StoreUnavailable`; integrity errors pass as they are."""
+    """Turn a store that does not answer into :class:`StoreUnavailable`; integrity errors pass as they are.
+
+    Raises:
+        StoreUnavailable: the store did not answer within its bound.
+        Invalid: a value is none that the store can hold, such as text with a zero character in PostgreSQL.
+    """
     try:
         yield
     except IntegrityError:
         raise
+    except DataError as error:
+        raise Invalid("The request holds a value that cannot be stored.") from error
     except _DISCONNECTED as error:
         raise StoreUnavailable(retry_after_s=1) from error
     except DBAPIError as error:

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from backend.adapters.db.engine import for_writing
+from backend.adapters.db.row_security import show_all_tenants
 from backend.adapters.db.tables import UsageEventRow
 from backend.adapters.db.unit_of_work import Database
 from backend.domain.errors import MeteringUnavailable
@@ -132,6 +133,8 @@ class GroupCommitLedger:
         # In one order for all writers: two that hold the same events then wait for each other, and never deadlock.
         ordered = sorted(batch, key=lambda entry: entry.identity)
         async with self._engine.begin() as connection:
+            # A batch holds the events of whoever called meanwhile.
+            await show_all_tenants(connection)
             result = await connection.execute(self._insert(), [_values(entry, stored_at) for entry in ordered])
             if result.rowcount == len(batch):
                 return []

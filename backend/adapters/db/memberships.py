@@ -1,16 +1,19 @@
 """Memberships in SQL."""
 
+from sqlalchemy import delete, func, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from backend.adapters.db.engine import violated_constraint
-from backend.adapters.db.tables import MembershipRow, TenantRow
+from backend.adapters.db.row_security import of_all_tenants, tenant_rows
+from backend.adapters.db.tables import MembershipRow, TenantRow, UserRow
 from backend.adapters.db.tenants import tenant_from_row
+from backend.adapters.db.users import user_from_row
 from backend.domain.errors import AlreadyExists
 from backend.domain.ids import TenantId, UserId
 from backend.domain.scopes import Role
-from backend.domain.tenants import Membership, Tenant
+from backend.domain.tenants import Membership, Tenant, User
 
 
 def _membership(row: MembershipRow) -> Membership:
@@ -23,6 +26,7 @@ def _membership(row: MembershipRow) -> Membership:
     )
 
 
+@tenant_rows
 class SqlMemberships:
     """Who sits in which tenant."""
 
@@ -57,6 +61,7 @@ class SqlMemberships:
         )
         return _membership(row) if row else None
 
+    @of_all_tenants
     async def of_user(self, user_id: UserId) -> list[tuple[Membership, Tenant]]:
         """Return a user's seats in all tenants, oldest first."""
         rows = await self._session.execute(
@@ -66,3 +71,58 @@ class SqlMemberships:
             .order_by(col(MembershipRow.id))
         )
         return [(_membership(seat), tenant_from_row(tenant)) for seat, tenant in rows]
+
+    async def get(self, tenant_id: TenantId, membership_id: str) -> tuple[Membership, User] | None:
+        """Return one of the tenant's seats and who sits there."""
+        found = (
+            await self._session.execute(
+                select(MembershipRow, UserRow)
+                .join(UserRow, col(UserRow.id) == col(MembershipRow.user_id))
+                .where(col(MembershipRow.tenant_id) == tenant_id)
+                .where(col(MembershipRow.id) == membership_id)
+                .execution_options(populate_existing=True)
+            )
+        ).one_or_none()
+        return (_membership(found[0]), user_from_row(found[1])) if found else None
+
+    async def count_owners(self, tenant_id: TenantId, *, besides: str) -> int:
+        """Count the owners who may sign in, without the seat of that id."""
+        count = await self._session.scalar(
+            select(func.count())
+            .select_from(MembershipRow)
+            .join(UserRow, col(UserRow.id) == col(MembershipRow.user_id))
+            .where(col(MembershipRow.tenant_id) == tenant_id)
+            .where(col(MembershipRow.role) == Role.OWNER.value)
+            .where(col(MembershipRow.id) != besides)
+            .where(col(UserRow.disabled).is_(False))
+        )
+        return count or 0
+
+    async def set_role(self, tenant_id: TenantId, membership_id: str, role: Role) -> None:
+        """Change what a seat may do."""
+        await self._session.execute(
+            update(MembershipRow)
+            .where(col(MembershipRow.tenant_id) == tenant_id)
+            .where(col(MembershipRow.id) == membership_id)
+            .values(role=role.value)
+        )
+
+    async def remove(self, tenant_id: TenantId, membership_id: str) -> None:
+        """Take a seat away."""
+        await self._session.execute(
+            delete(MembershipRow)
+            .where(col(MembershipRow.tenant_id) == tenant_id)
+            .where(col(MembershipRow.id) == membership_id)
+        )
+
+    async def list(self, tenant_id: TenantId, *, after: str | None, limit: int) -> list[tuple[Membership, User]]:
+        """Return up to ``limit`` seats with an id above ``after``, oldest first."""
+        query = (
+            select(MembershipRow, UserRow)
+            .join(UserRow, col(UserRow.id) == col(MembershipRow.user_id))
+            .where(col(MembershipRow.tenant_id) == tenant_id)
+        )
+        if after is not None:
+            query = query.where(col(MembershipRow.id) > after)
+        rows = await self._session.execute(query.order_by(col(MembershipRow.id)).limit(limit))
+        return [(_membership(seat), user_from_row(user)) for seat, user in rows]

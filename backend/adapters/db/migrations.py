@@ -1,7 +1,7 @@
 """Brings a database to the version that this code needs, and says clearly when it cannot."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from alembic.config import Config
@@ -9,7 +9,7 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, pool, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from alembic import command
 from backend.adapters.db.engine import parse_url
@@ -79,7 +79,10 @@ def _connected(url: str) -> Iterator[Connection]:
         with engine.begin() as connection:
             if engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ADVISORY_LOCK})
+                # The tables' owner is held to row-level security too: a migration is about everybody's rows.
+                connection.execute(text("SELECT set_config('app.platform', 'on', true)"))
             else:
+                _prefer_wal(connection)
                 # Takes the write lock at once, so that a second migration waits instead of failing half-way.
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
@@ -87,6 +90,12 @@ def _connected(url: str) -> Iterator[Connection]:
         raise DatabaseUnusable(f"the database cannot be used: {_first_line(error)}") from error
     finally:
         engine.dispose()
+
+
+def _prefer_wal(connection: Connection) -> None:
+    """Put the file into WAL mode, where it stays: the application's first connections might find it locked."""
+    with suppress(OperationalError):  # locked: another migration has it, and has done this
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")
 
 
 def _first_line(error: DBAPIError) -> str:

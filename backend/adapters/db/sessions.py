@@ -20,6 +20,8 @@ def _session(row: SessionRow) -> Session:
         created_at=row.created_at,
         last_used_at=row.last_used_at,
         revoked_at=row.revoked_at,
+        address=row.address,
+        user_agent=row.user_agent,
     )
 
 
@@ -51,6 +53,8 @@ class SqlSessions:
                 created_at=session.created_at,
                 last_used_at=session.last_used_at,
                 revoked_at=session.revoked_at,
+                address=session.address,
+                user_agent=session.user_agent,
             )
         )
         await self._session.flush()
@@ -106,6 +110,28 @@ class SqlSessions:
             .where(col(SessionRow.revoked_at).is_(None))
             .values(revoked_at=at)
         )
+
+    async def of_user(self, user_id: UserId) -> list[Session]:
+        """Return a user's families that were not ended, the last used first."""
+        rows = await self._session.scalars(
+            select(SessionRow)
+            .where(col(SessionRow.user_id) == user_id)
+            .where(col(SessionRow.revoked_at).is_(None))
+            .order_by(col(SessionRow.last_used_at).desc(), col(SessionRow.id).desc())
+        )
+        return [_session(row) for row in rows]
+
+    async def revoke_all(self, user_id: UserId, at: datetime, *, besides: str | None = None) -> int:
+        """End all of a user's families, but for one; return how many."""
+        ended = await self._session.execute(
+            update(SessionRow)
+            .where(col(SessionRow.user_id) == user_id)
+            .where(col(SessionRow.id) != (besides or ""))
+            .where(col(SessionRow.revoked_at).is_(None))
+            .values(revoked_at=at)
+            .returning(col(SessionRow.id))
+        )
+        return len(ended.all())
 
     async def forget_before(self, instant: datetime) -> int:
         """Delete the families last used before an instant, with their tokens; return how many."""

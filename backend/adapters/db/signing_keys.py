@@ -1,6 +1,8 @@
 """Token signing keys in SQL; the private parts are sealed before they come here."""
 
-from sqlalchemy import text
+from datetime import datetime
+
+from sqlalchemy import delete, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -32,6 +34,22 @@ class SqlSigningKeys:
         # On SQLite a writing unit holds the one write lock anyhow.
         if self._session.get_bind().dialect.name == "postgresql":
             await self._session.execute(text("LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE"))
+
+    async def retire(self, kid: str, at: datetime) -> None:
+        """Let a key sign no more; one retired before keeps its first instant."""
+        await self._session.execute(
+            update(SigningKeyRow)
+            .where(col(SigningKeyRow.kid) == kid)
+            .where(col(SigningKeyRow.retired_at).is_(None))
+            .values(retired_at=at)
+        )
+
+    async def forget_retired_before(self, instant: datetime) -> int:
+        """Delete the keys that were retired before an instant; return how many."""
+        gone = await self._session.execute(
+            delete(SigningKeyRow).where(col(SigningKeyRow.retired_at) < instant).returning(col(SigningKeyRow.kid))
+        )
+        return len(gone.all())
 
     async def list_all(self) -> list[StoredSigningKey]:
         """Return every key, newest first."""

@@ -7,11 +7,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from backend.adapters.db.plans import plan_from_row
+from backend.adapters.db.row_security import tenant_rows
 from backend.adapters.db.tables import PlanRow, SubscriptionRow, TenantRow
 from backend.domain.ids import TenantId, new_id
 from backend.domain.plans import Plan
 
 
+@tenant_rows
 class SqlSubscriptions:
     """Which plan a tenant is on."""
 

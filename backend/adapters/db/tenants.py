@@ -64,11 +64,24 @@ class SqlTenants:
         rows = await self._session.scalars(select(TenantRow).order_by(col(TenantRow.slug)))
         return [tenant_from_row(row) for row in rows]
 
+    async def rename(self, tenant_id: TenantId, name: str) -> Tenant:
+        """Give the tenant another display name; return it."""
+        await self._session.execute(update(TenantRow).where(col(TenantRow.id) == tenant_id).values(name=name))
+        return await self._reread(tenant_id)
+
+    async def hold(self, tenant_id: TenantId) -> None:
+        """Hold off every other unit that holds the same tenant, until this one ends."""
+        # On SQLite a writing unit holds the one write lock anyhow, and ignores FOR UPDATE.
+        await self._session.execute(select(TenantRow.id).where(col(TenantRow.id) == tenant_id).with_for_update())
+
     async def set_status(self, tenant_id: TenantId, status: TenantStatus) -> Tenant:
         """Suspend or resume; return the tenant with its new version."""
         await self._session.execute(
             update(TenantRow).where(col(TenantRow.id) == tenant_id).values(status=status, version=TenantRow.version + 1)
         )
+        return await self._reread(tenant_id)
+
+    async def _reread(self, tenant_id: TenantId) -> Tenant:
         row = await self._session.get(TenantRow, tenant_id, populate_existing=True)
         if row is None:
             raise NotFound

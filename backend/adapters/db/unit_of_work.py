@@ -1,5 +1,6 @@
 """One transaction and the repositories open in it. The only place that commits."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import cached_property
@@ -11,15 +12,23 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from backend.adapters.db.api_keys import SqlApiKeys
 from backend.adapters.db.audit import SqlAuditLog
 from backend.adapters.db.engine import for_writing, translated_errors
+from backend.adapters.db.idempotency import SqlIdempotencyRecords
+from backend.adapters.db.invitations import SqlInvitations
+from backend.adapters.db.mailed_tokens import SqlMailedTokens
 from backend.adapters.db.memberships import SqlMemberships
 from backend.adapters.db.plans import SqlPlans
+from backend.adapters.db.row_security import see_all_tenants
+from backend.adapters.db.service_accounts import SqlServiceAccounts
 from backend.adapters.db.sessions import SqlSessions
 from backend.adapters.db.signing_keys import SqlSigningKeys
 from backend.adapters.db.subscriptions import SqlSubscriptions
 from backend.adapters.db.tenants import SqlTenants
 from backend.adapters.db.users import SqlUsers
+from backend.adapters.single_flight import SingleFlight
 from backend.domain.errors import StoreUnavailable
 from backend.domain.health import HealthStatus, ResourceHealth
+
+CHECK_WITHIN_S = 2.0
 
 
 class SqlUnitOfWork:
@@ -45,6 +54,11 @@ class SqlUnitOfWork:
         return SqlMemberships(self._session)
 
     @cached_property
+    def invitations(self) -> SqlInvitations:
+        """Seats on offer."""
+        return SqlInvitations(self._session)
+
+    @cached_property
     def plans(self) -> SqlPlans:
         """Plan versions."""
         return SqlPlans(self._session)
@@ -65,9 +79,24 @@ class SqlUnitOfWork:
         return SqlSessions(self._session)
 
     @cached_property
+    def service_accounts(self) -> SqlServiceAccounts:
+        """Programs' accounts."""
+        return SqlServiceAccounts(self._session)
+
+    @cached_property
+    def mailed_tokens(self) -> SqlMailedTokens:
+        """Tokens that went out by mail."""
+        return SqlMailedTokens(self._session)
+
+    @cached_property
     def signing_keys(self) -> SqlSigningKeys:
         """Token signing keys."""
         return SqlSigningKeys(self._session)
+
+    @cached_property
+    def idempotency(self) -> SqlIdempotencyRecords:
+        """What creating requests were answered."""
+        return SqlIdempotencyRecords(self._session)
 
     @cached_property
     def audit(self) -> SqlAuditLog:
@@ -90,10 +119,13 @@ class Database:
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
         self._writing = for_writing(engine)
+        self._questions = SingleFlight()
 
     @asynccontextmanager
-    async def unit_of_work(self, *, read_only: bool = False) -> AsyncIterator[SqlUnitOfWork]:
-        """Open a unit; commit when the block ends well.
+    async def unit_of_work(
+        self, *, read_only: bool = False, of_all_tenants: bool = False
+    ) -> AsyncIterator[SqlUnitOfWork]:
+        """Open a unit; commit when the block ends well. One of all tenants may touch the rows of several.
 
         Raises:
             StoreUnavailable: the store does not answer within its bound.
@@ -103,6 +135,8 @@ class Database:
             async with AsyncSession(engine, expire_on_commit=False) as session:
                 unit = SqlUnitOfWork(session)
                 async with session.begin():
+                    if of_all_tenants:
+                        await see_all_tenants(session)
                     yield unit
         await unit.run_after_commit()
 
@@ -116,11 +150,16 @@ class Database:
         """Ask the database itself."""
         name = "database"
         try:
-            async with self.engine.connect() as connection:
-                await connection.execute(text("SELECT 1"))
+            # A server that is silent cannot even be told to give up, so the question is left to itself, one at a time.
+            async with asyncio.timeout(CHECK_WITHIN_S):
+                await self._questions.run(name, self._ask)
         except (SQLAlchemyError, StoreUnavailable, OSError, TimeoutError):
             return (ResourceHealth(name=name, status=HealthStatus.DOWN, detail="does not answer"),)
         return (ResourceHealth(name=name, status=HealthStatus.OK),)
+
+    async def _ask(self) -> None:
+        async with self.engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
 
     async def aclose(self) -> None:
         """Close every connection."""

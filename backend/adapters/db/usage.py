@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import SQLModel, col
 
 from backend.adapters.db.engine import translated_errors
+from backend.adapters.db.row_security import show_all_tenants, show_tenant
 from backend.adapters.db.tables import UsageEventRow
 from backend.adapters.db.unit_of_work import Database
 from backend.domain.api_keys import Environment
@@ -52,11 +53,11 @@ class SqlUsageReader:
 
     async def events(self, tenant_id: TenantId, wanted: EventFilter, after: LedgerPosition, limit: int) -> EventPage:
         """Return a tenant's events past ``after`` and below the watermark, in commit order."""
-        return await self._page(wanted, after, limit, [col(UsageEventRow.tenant_id) == tenant_id])
+        return await self._page(tenant_id, wanted, after, limit)
 
     async def events_of_all_tenants(self, wanted: EventFilter, after: LedgerPosition, limit: int) -> EventPage:
         """The same for every tenant at once."""
-        return await self._page(wanted, after, limit, [])
+        return await self._page(None, wanted, after, limit)
 
     async def summary(self, tenant_id: TenantId, query: SummaryQuery) -> tuple[SummaryLine, ...]:
         """Return totals by bucket and group, in order of bucket and then of group."""
@@ -79,6 +80,7 @@ class SqlUsageReader:
         )
         with translated_errors():
             async with self._engine.connect() as connection:
+                await show_tenant(connection, tenant_id)
                 rows = (await connection.execute(statement)).all()
         now = self._clock.now()
         return tuple(_line(tuple(row), query, now) for row in rows)
@@ -97,22 +99,21 @@ class SqlUsageReader:
             statement = statement.where(col(UsageEventRow.credential_id) == credential_id)
         with translated_errors():
             async with self._engine.connect() as connection:
+                await show_tenant(connection, tenant_id)
                 return int(await connection.scalar(statement) or 0)
 
     async def _page(
-        self,
-        wanted: EventFilter,
-        after: LedgerPosition,
-        limit: int,
-        conditions: list[ColumnElement[bool]],
+        self, tenant_id: TenantId | None, wanted: EventFilter, after: LedgerPosition, limit: int
     ) -> EventPage:
+        """Return a page of one tenant's events, or of everybody's."""
         order = self._commit_order()
         position = tuple_(*order)
         statement = select(*_LEDGER.columns, self._transaction().label("transaction"))
-        for condition in (*conditions, *_conditions(wanted)):
+        for condition in _conditions(tenant_id, wanted):
             statement = statement.where(condition)
         with translated_errors():
             async with self._engine.connect() as connection:
+                await (show_all_tenants(connection) if tenant_id is None else show_tenant(connection, tenant_id))
                 watermark = await self._watermark(connection)
                 statement = (
                     statement.where(position > self._place(after))
@@ -155,8 +156,10 @@ class SqlUsageReader:
         return func.date_trunc(bucket.value, col(UsageEventRow.occurred_at), "UTC")
 
 
-def _conditions(wanted: EventFilter) -> list[ColumnElement[bool]]:
+def _conditions(tenant_id: TenantId | None, wanted: EventFilter) -> list[ColumnElement[bool]]:
     conditions = []
+    if tenant_id is not None:
+        conditions.append(col(UsageEventRow.tenant_id) == tenant_id)
     if wanted.period is not None:
         conditions.append(col(UsageEventRow.period) == wanted.period)
     if wanted.credential_id is not None:

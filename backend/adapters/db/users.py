@@ -13,7 +13,8 @@ from backend.domain.scopes import PlatformRole
 from backend.domain.tenants import User
 
 
-def _user(row: UserRow) -> User:
+def user_from_row(row: UserRow) -> User:
+    """Return the domain value of a row."""
     return User(
         id=UserId(row.id),
         email=row.email,
@@ -52,12 +53,12 @@ class SqlUsers:
     async def get(self, user_id: UserId) -> User | None:
         """Return one user."""
         row = await self._session.get(UserRow, user_id)
-        return _user(row) if row else None
+        return user_from_row(row) if row else None
 
     async def by_email(self, email: str) -> User | None:
         """Return the user of a normalised address."""
         row = await self._session.scalar(select(UserRow).where(col(UserRow.email) == email))
-        return _user(row) if row else None
+        return user_from_row(row) if row else None
 
     async def set_password_hash(self, user_id: UserId, password_hash: str) -> None:
         """Replace the stored hash."""
@@ -65,7 +66,11 @@ class SqlUsers:
             update(UserRow).where(col(UserRow.id) == user_id).values(password_hash=password_hash)
         )
 
+    async def set_disabled(self, user_id: UserId, *, disabled: bool) -> None:
+        """Lock a user out, or let them in again."""
+        await self._session.execute(update(UserRow).where(col(UserRow.id) == user_id).values(disabled=disabled))
+
     async def list_all(self) -> list[User]:
         """Return every user, by address."""
         rows = await self._session.scalars(select(UserRow).order_by(col(UserRow.email)))
-        return [_user(row) for row in rows]
+        return [user_from_row(row) for row in rows]

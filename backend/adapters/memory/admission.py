@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from backend.adapters.memory.bounded_map import BoundedMap
+from backend.adapters.memory.change_signal import ChangeSignal, NoSignal
 from backend.adapters.memory.epochs import KnownEpochs
 from backend.adapters.memory.idempotency import IdempotencySlots, slot_name, slot_of
 from backend.adapters.memory.quotas import QuotaCounter, QuotaCounters
@@ -62,6 +63,7 @@ class MemoryAdmission:
         lease_ttl_s: after this a request that never came back gives its quota and its idempotency slot back.
         idempotency_ttl_s: how long an answer can be replayed.
         idempotency_bytes: bound on the answers kept for replay.
+        signal: tells the key caches of other processes on this machine what is announced here.
         max_subjects: bound on limits, counters and epochs, each. An evicted limit is whole again, an evicted
             counter comes back from the ledger, an evicted epoch makes its credential stale.
     """
@@ -77,8 +79,10 @@ class MemoryAdmission:
         idempotency_ttl_s: float = 86_400.0,
         idempotency_bytes: int = 64 * 1024 * 1024,
         max_subjects: int = 100_000,
+        signal: ChangeSignal | None = None,
     ) -> None:
         self._clock = clock
+        self._signal = signal or NoSignal()
         self._cache_ttl_s = cache_ttl_s
         self._lease_ttl_s = lease_ttl_s
         self._epochs = KnownEpochs(max_subjects)
@@ -131,6 +135,7 @@ class MemoryAdmission:
     async def announce(self, tenant_id: TenantId, credential_id: str | None, version: int) -> None:
         """Make every cached copy of the credential (``None``: of the whole tenant) older than ``version`` stale."""
         self._epochs.announce(tenant_id, credential_id, version)
+        self._signal.ring()
 
     async def standing(
         self,

@@ -1,35 +1,63 @@
 """A cache of API keys before the store: with it, a warm prediction asks the store nothing.
 
 It may serve a key for ``ttl_s`` after it was read. What changed meanwhile is caught by admission, which knows the
-newest version of every credential and sends the caller back to :meth:`CachedKeyDirectory.reload`. A fill never
-replaces a newer version by an older one, so a read that was under way while a key was revoked cannot bring it back.
+newest version of every credential and sends the caller back to :meth:`CachedKeyDirectory.reload`; where admission
+lives in one process, what other processes changed is caught by the signal. A fill never replaces a newer version by
+an older one, so a read that was under way while a key was revoked cannot bring it back.
 """
 
+from typing import Protocol
+
 from backend.adapters.memory.bounded_map import BoundedMap
+from backend.adapters.memory.change_signal import ChangeSignal, NoSignal
 from backend.adapters.single_flight import SingleFlight
 from backend.domain.api_keys import KeyGrant
 from backend.domain.clock import Clock
-from backend.services.ports import KeyDirectory
 
 NEGATIVE_TTL_S = 5.0
+RECHECKS_PER_S = 10
+"""How often refusals of one key may have the store asked."""
+
+
+class KeySource(Protocol):
+    """Where a key is read when the cache does not hold it."""
+
+    async def reload(self, lookup_id: str) -> KeyGrant | None:
+        """Return the key as the store holds it now."""
+        ...
 
 
 class CachedKeyDirectory:
     """Grants by key id, bounded in number and in age; unknown ids are remembered for a shorter time."""
 
     def __init__(
-        self, store: KeyDirectory, clock: Clock, *, ttl_s: float, max_keys: int = 100_000, max_unknown: int = 10_000
+        self,
+        store: KeySource,
+        clock: Clock,
+        *,
+        ttl_s: float,
+        max_keys: int = 100_000,
+        max_unknown: int = 10_000,
+        signal: ChangeSignal | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._ttl_s = ttl_s
-        self._known: BoundedMap[str, KeyGrant] = BoundedMap(max_keys)
-        # A map of its own: a flood of invented ids must not push real keys out.
-        self._unknown: BoundedMap[str, bool] = BoundedMap(max_unknown)
+        self._max_keys = max_keys
+        self._max_unknown = max_unknown
+        self._signal = signal or NoSignal()
+        self._rechecks: BoundedMap[tuple[str, int], int] = BoundedMap(max_unknown)
         self._reads = SingleFlight()
+        self._begin_anew()
+
+    def holds(self, lookup_id: str) -> bool:
+        """Whether the key is in memory, known to exist."""
+        return self._known.get(lookup_id, self._clock.now_s()) is not None
 
     async def find(self, lookup_id: str) -> KeyGrant | None:
         """Return the key of that id, possibly as cached; ``None`` when there is none."""
+        if self._signal.position() != self._position:
+            self._begin_anew()
         now_s = self._clock.now_s()
         grant = self._known.get(lookup_id, now_s)
         if grant is not None:
@@ -45,8 +73,25 @@ class CachedKeyDirectory:
         await self._fill(lookup_id)
         return self._known.get(lookup_id, self._clock.now_s())
 
+    async def recheck(self, lookup_id: str) -> KeyGrant | None:
+        """Return the key for a caller whom the cached copy refuses; the store is asked so many times a second."""
+        now_s = self._clock.now_s()
+        second = (lookup_id, int(now_s))
+        asked = self._rechecks.get(second, now_s) or 0
+        if asked >= RECHECKS_PER_S:
+            return self._known.get(lookup_id, now_s)
+        self._rechecks.put(second, asked + 1, expires_at_s=now_s + 1)
+        return await self.reload(lookup_id)
+
+    def _begin_anew(self) -> None:
+        """Forget everything: another process changed something, and did not say what."""
+        self._position = self._signal.position()
+        self._known: BoundedMap[str, KeyGrant] = BoundedMap(self._max_keys)
+        # A map of its own: a flood of invented ids must not push real keys out.
+        self._unknown: BoundedMap[str, bool] = BoundedMap(self._max_unknown)
+
     async def _fill(self, lookup_id: str) -> None:
-        grant = await self._store.reload(lookup_id)
+        grant = await self._read(lookup_id)
         expires_at_s = self._clock.now_s()
         if grant is None:
             self._known.discard(lookup_id)
@@ -56,6 +101,14 @@ class CachedKeyDirectory:
         cached = self._known.get(lookup_id, self._clock.now_s())
         if cached is None or _versions(cached) <= _versions(grant):
             self._known.put(lookup_id, grant, expires_at_s=expires_at_s + self._ttl_s)
+
+    async def _read(self, lookup_id: str) -> KeyGrant | None:
+        """Read the store, again if another process changed something meanwhile: the read may be from before."""
+        while True:
+            position = self._signal.position()
+            grant = await self._store.reload(lookup_id)
+            if self._signal.position() == position:
+                return grant
 
 
 def _versions(grant: KeyGrant) -> tuple[int, int]:

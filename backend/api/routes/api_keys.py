@@ -1,28 +1,31 @@
 """API keys over HTTP."""
 
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
 from backend.api.deps import ApiKeyServiceDep, ClockDep, KeysReader, KeysWriter
+from backend.api.idempotency import IdempotentRoute, Once
 from backend.api.refusals import refusals
-from backend.api.schemas.api_keys import ApiKeyIn, ApiKeyOut, NewApiKeyOut
+from backend.api.schemas.api_keys import ApiKeyChangeIn, ApiKeyIn, ApiKeyOut, NewApiKeyOut, RotatedApiKeyOut, RotationIn
 from backend.api.schemas.common import Page
 from backend.domain import errors
 from backend.domain.api_keys import Environment, KeyStatus
 from backend.services.ports.store import KeyFilter
 
-router = APIRouter(prefix="/api-keys", tags=["api keys"])
+router = APIRouter(prefix="/api-keys", tags=["api keys"], route_class=IdempotentRoute)
+_ONCE = (errors.BadRequest, errors.IdempotencyInProgress, errors.IdempotencyKeyReused)
 
 
 @router.post(
     "",
     status_code=201,
     summary="Create an API key",
-    responses=refusals(errors.ScopeExceedsGrantor, errors.KeyLimitReached, errors.BadRequest),
+    responses=refusals(errors.ScopeExceedsGrantor, errors.KeyLimitReached, *_ONCE),
 )
 async def create_api_key(
-    body: ApiKeyIn, caller: KeysWriter, service: ApiKeyServiceDep, clock: ClockDep, response: Response
+    body: ApiKeyIn, caller: KeysWriter, service: ApiKeyServiceDep, clock: ClockDep, response: Response, _once: Once
 ) -> NewApiKeyOut:
     """Make a key. Its secret stands in this answer and nowhere else."""
     key, secret = await service.create(caller, body.to_wish())
@@ -55,6 +58,40 @@ async def list_api_keys(
 async def read_api_key(key_id: str, caller: KeysReader, service: ApiKeyServiceDep, clock: ClockDep) -> ApiKeyOut:
     """Return one key, never its secret."""
     return ApiKeyOut.of(await service.get(caller, key_id), clock.now())
+
+
+@router.patch(
+    "/{key_id}",
+    summary="Change an API key",
+    responses=refusals(errors.NotFound, errors.KeyNotChangeable, errors.ScopeExceedsGrantor, errors.BadRequest),
+)
+async def update_api_key(
+    key_id: str, body: ApiKeyChangeIn, caller: KeysWriter, service: ApiKeyServiceDep, clock: ClockDep
+) -> ApiKeyOut:
+    """Change the fields that are sent, with effect on the next request everywhere; `null` lifts a restriction."""
+    return ApiKeyOut.of(await service.update(caller, key_id, body.to_change()), clock.now())
+
+
+@router.post(
+    "/{key_id}/rotate",
+    summary="Rotate an API key",
+    responses=refusals(
+        errors.NotFound, errors.KeyNotRotatable, errors.RotationInProgress, errors.ScopeExceedsGrantor, *_ONCE
+    ),
+)
+async def rotate_api_key(
+    key_id: str,
+    body: RotationIn,
+    caller: KeysWriter,
+    service: ApiKeyServiceDep,
+    clock: ClockDep,
+    response: Response,
+    _once: Once,
+) -> RotatedApiKeyOut:
+    """Give a key a new secret, which stands in this answer and nowhere else. Both verify during the overlap."""
+    key, secret = await service.rotate(caller, key_id, timedelta(seconds=body.overlap_seconds))
+    response.headers["Cache-Control"] = "no-store"
+    return RotatedApiKeyOut.with_secret(key, secret, clock.now())
 
 
 @router.post("/{key_id}/revoke", summary="Revoke an API key", responses=refusals(errors.NotFound))

@@ -5,12 +5,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime
 
 from backend.api.deps import AuditReader, AuditServiceDep, StoreDep
 from backend.api.refusals import refusals
 from backend.api.schemas.audit import AuditRecordOut, ChainOut
-from backend.api.schemas.common import Page
+from backend.api.schemas.common import InstantIn, Page
 from backend.domain.audit import Action, AuditFilter, AuditRecord
 from backend.services.audit import export_chain
 
@@ -24,8 +23,8 @@ async def list_records(
     action: Action | None = None,
     actor_id: Annotated[str | None, Query(max_length=64)] = None,
     target_id: Annotated[str | None, Query(max_length=64)] = None,
-    start: Annotated[AwareDatetime | None, Query(alias="from")] = None,
-    end: Annotated[AwareDatetime | None, Query(alias="to")] = None,
+    start: Annotated[InstantIn | None, Query(alias="from")] = None,
+    end: Annotated[InstantIn | None, Query(alias="to")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(max_length=500)] = None,
 ) -> Page[AuditRecordOut]:

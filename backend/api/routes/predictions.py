@@ -1,7 +1,5 @@
 """Predictions over HTTP. The body is read once, straight from its bytes; the answer leaves as bytes."""
 
-import re
-from hashlib import blake2b
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -10,11 +8,12 @@ from pydantic_core import from_json
 
 from backend.api.deps import PredictCallerDep, PredictionServiceDep
 from backend.api.errors import field_error
+from backend.api.idempotency import claim_of
 from backend.api.limit_headers import limit_headers
 from backend.api.refusals import refusals
 from backend.api.schemas.predictions import ModelPredictIn, PredictIn, PredictOut, write_answer
 from backend.domain import errors
-from backend.domain.admission import IdempotencyClaim, StoredAnswer
+from backend.domain.admission import StoredAnswer
 from backend.domain.callers import PredictCaller
 from backend.domain.errors import BadRequest, FieldError, Invalid
 from backend.domain.models import OutputOptions
@@ -29,7 +28,6 @@ router = APIRouter(tags=["predictions"])
 
 B = TypeVar("B", bound=ModelPredictIn)
 _JSON = "application/json"
-_IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _MAX_DEADLINE_MS = 600_000
 _REFUSALS = refusals(
     errors.BadRequest,
@@ -147,7 +145,7 @@ async def _answer(
         inputs=wanted.inputs,
         options=OutputOptions(probabilities=wanted.parameters.probabilities),
         request_id=request.scope["request_id"],
-        idempotency=_idempotency(request, body),
+        idempotency=claim_of(request, body),
         reads_cache="no-cache" not in cache_control and "no-store" not in cache_control,
         fills_cache="no-store" not in cache_control,
         deadline_s=_deadline_s(request),
@@ -168,16 +166,6 @@ async def _answer(
 
 def _stored(answer: PredictionAnswer) -> StoredAnswer:
     return StoredAnswer(status=200, body=write_answer(answer))
-
-
-def _idempotency(request: Request, body: bytes) -> IdempotencyClaim | None:
-    key = request.headers.get("idempotency-key")
-    if key is None:
-        return None
-    if not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise _bad_header("Idempotency-Key", "must be 1-255 printable characters")
-    target = f"{request.method} {request.url.path}\n".encode()
-    return IdempotencyClaim(key=key, fingerprint=blake2b(target + body, digest_size=32).digest())
 
 
 def _deadline_s(request: Request) -> float | None:

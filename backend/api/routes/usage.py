@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from pydantic import AwareDatetime
 
-from backend.api.deps import UsageReaderCaller, UsageServiceDep
+from backend.api.deps import EventsReaderCaller, UsageReaderCaller, UsageServiceDep
 from backend.api.refusals import refusals
 from backend.api.schemas.common import Page
 from backend.api.schemas.usage import SummaryOut, UsageEventOut
@@ -25,7 +25,7 @@ class EventFormat(StrEnum):
 
 @router.get("/events", summary="Read usage events", response_model=Page[UsageEventOut], responses=refusals())
 async def list_events(
-    caller: UsageReaderCaller,
+    caller: EventsReaderCaller,
     service: UsageServiceDep,
     period: Annotated[str | None, Query(pattern=r"^\d{4}-(0[1-9]|1[0-2])$", examples=["2026-11"])] = None,
     key_id: Annotated[str | None, Query(max_length=64)] = None,

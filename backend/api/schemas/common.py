@@ -3,9 +3,10 @@
 from datetime import UTC, datetime
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
 
 from backend.domain.errors import ForecourtError
+from backend.domain.scopes import Scope
 
 T = TypeVar("T")
 
@@ -16,6 +17,20 @@ def _rfc3339(instant: datetime) -> str:
 
 Instant = Annotated[datetime, PlainSerializer(_rfc3339, return_type=str, when_used="json")]
 """RFC 3339 in UTC, to the millisecond."""
+
+
+def _in_utc(instant: datetime) -> datetime:
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("lies outside the years 1 to 9999 in UTC") from None
+
+
+InstantIn = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_in_utc)]
+"""An instant as callers send it: RFC 3339 with its offset. It arrives in UTC."""
+
+# Being lenient with a list does not make its entries so.
+ScopeIn = Annotated[Scope, Field(strict=False)]
 
 
 class In(BaseModel):

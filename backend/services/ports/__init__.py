@@ -10,12 +10,18 @@ ModelCatalog         the shared model service                   model_service
 Store                opens units of work                        db
 UnitOfWork           one transaction and its repositories       db
 KeyDirectory         an API key with all that applies to it     db, memory (a cache before it)
+KeyUse               when keys were last used                   db
 PasswordHasher       slow hashes of passwords                   crypto
 KeyHasher            peppered hashes of API keys                crypto
+Sealer               what is kept and read again, encrypted     crypto
 TokenIssuer          access tokens                              crypto
-OpaqueTokens         refresh tokens                             crypto
+SigningKeySmith      fresh keys that sign them                  crypto
+OpaqueTokens         refresh tokens, mailed tokens              crypto
 CursorCodec          tamper-evident cursors                     crypto
 LoginThrottle        growing delays after failed logins         memory, redis
+StrangerThrottle     unknown API keys by address                memory
+Mailer               delivers mail                              mail (SMTP, files)
+Outbox               takes mail off the caller's hands          mail
 HealthProbe          a resource that can say how it is          each of the above that can fail
 ===================  =========================================  ================================
 """
@@ -27,18 +33,28 @@ from backend.services.ports.identity import (
     CursorCodec,
     KeyDirectory,
     KeyHasher,
+    KeyUse,
     LoginThrottle,
     OpaqueTokens,
     PasswordHasher,
+    Sealer,
+    SigningKeySmith,
+    StrangerThrottle,
     TokenIssuer,
+    UnknownSigningKey,
 )
+from backend.services.ports.mail import Mailer, Outbox
 from backend.services.ports.metering import Ledger, UsageReader
 from backend.services.ports.models import EncodedRows, ModelCatalog, ServedModel
 from backend.services.ports.store import (
     ApiKeys,
     AuditLog,
+    IdempotencyRecords,
+    Invitations,
+    MailedTokens,
     Memberships,
     Plans,
+    ServiceAccounts,
     Sessions,
     SigningKeys,
     Store,
@@ -56,24 +72,35 @@ __all__ = [
     "CursorCodec",
     "EncodedRows",
     "HealthProbe",
+    "IdempotencyRecords",
+    "Invitations",
     "KeyDirectory",
     "KeyHasher",
+    "KeyUse",
     "Ledger",
     "LoginThrottle",
+    "MailedTokens",
+    "Mailer",
     "Memberships",
     "ModelCatalog",
     "OpaqueTokens",
+    "Outbox",
     "PasswordHasher",
     "Plans",
     "QuotaHistory",
+    "Sealer",
     "ServedModel",
+    "ServiceAccounts",
     "Sessions",
+    "SigningKeySmith",
     "SigningKeys",
     "Store",
+    "StrangerThrottle",
     "Subscriptions",
     "Tenants",
     "TokenIssuer",
     "UnitOfWork",
+    "UnknownSigningKey",
     "UsageReader",
     "Users",
 ]

@@ -5,12 +5,18 @@ from datetime import datetime
 from typing import Protocol
 
 from backend.domain.api_keys import KeyGrant
-from backend.domain.ids import TenantId
+from backend.domain.errors import Unauthenticated
+from backend.domain.ids import KeyId, TenantId
 from backend.domain.scopes import Scope
+from backend.services.ports.store import StoredSigningKey
 
 
 class KeyDirectory(Protocol):
     """Finds an API key with all that applies to it, in its own short session."""
+
+    def holds(self, lookup_id: str) -> bool:
+        """Whether the key is at hand, known to exist; no I/O."""
+        ...
 
     async def find(self, lookup_id: str) -> KeyGrant | None:
         """Return the key of that id, possibly as cached; ``None`` when there is none."""
@@ -18,6 +24,25 @@ class KeyDirectory(Protocol):
 
     async def reload(self, lookup_id: str) -> KeyGrant | None:
         """Return the key as the store holds it now, and cache that."""
+        ...
+
+    async def recheck(self, lookup_id: str) -> KeyGrant | None:
+        """Return the key for a caller whom the cached copy refuses.
+
+        The store is asked, but not again and again: whoever guesses must not be able to keep it busy.
+        """
+        ...
+
+
+class KeyUse(Protocol):
+    """Notes of verified keys, written to the store in batches, off every caller's clock."""
+
+    def note(self, key_id: KeyId, generation: int) -> None:
+        """Note that a key is used now, with its secret of that generation. Costs less than a microsecond."""
+        ...
+
+    async def flush(self) -> int:
+        """Write what was noted since the last time; return how many keys."""
         ...
 
 
@@ -51,7 +76,10 @@ class KeyHasher(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessClaims:
-    """The content of a verified access token; ``tenant_id`` is ``None`` for a platform login."""
+    """The content of a verified access token; ``tenant_id`` is ``None`` for a platform login.
+
+    A person's token belongs to a login, ``session_id``; a service account's to a secret, its ``generation``-th.
+    """
 
     subject: str
     tenant_id: TenantId | None
@@ -60,6 +88,19 @@ class AccessClaims:
     session_id: str | None
     issued_at: datetime
     expires_at: datetime
+    generation: int | None = None
+
+
+class UnknownSigningKey(Unauthenticated):
+    """The token names a signing key that this process does not know, or not yet."""
+
+
+class SigningKeySmith(Protocol):
+    """Makes the keys that sign access tokens."""
+
+    def make(self, at: datetime) -> StoredSigningKey:
+        """Return a fresh key pair, the private part sealed."""
+        ...
 
 
 class TokenIssuer(Protocol):
@@ -72,6 +113,7 @@ class TokenIssuer(Protocol):
         tenant_id: TenantId | None,
         scopes: frozenset[Scope],
         session_id: str | None,
+        generation: int | None = None,
     ) -> tuple[str, int]:
         """Return a signed token and its lifetime in seconds."""
         ...
@@ -80,7 +122,16 @@ class TokenIssuer(Protocol):
         """Verify a token in every respect.
 
         Raises:
+            UnknownSigningKey: it names a key that may be new: ask again after :meth:`refresh`.
             Unauthenticated: anything about it is not exactly right.
+        """
+        ...
+
+    async def refresh(self) -> bool:
+        """Read the signing keys again, unless that was done moments ago; say whether it was done.
+
+        This is the one thing that a token of an unknown key can cause: a look at our own store, bounded in number
+        however many such tokens come. Nothing that the token says is ever followed.
         """
         ...
 
@@ -89,8 +140,20 @@ class TokenIssuer(Protocol):
         ...
 
 
+class Sealer(Protocol):
+    """Encrypts what has to be kept and read again."""
+
+    def seal(self, plain: bytes, name: str) -> bytes:
+        """Return the sealed bytes, which only open under the same name."""
+        ...
+
+    def unseal(self, sealed: bytes, name: str) -> bytes:
+        """Return the plain bytes."""
+        ...
+
+
 class OpaqueTokens(Protocol):
-    """Random tokens that are stored only as hashes."""
+    """Random tokens of 256 bits that are stored only as hashes. Each kind has an instance of its own."""
 
     def mint(self) -> str:
         """Return a fresh token."""
@@ -134,4 +197,16 @@ class LoginThrottle(Protocol):
 
     async def succeeded(self, account: str, address: str) -> None:
         """Forget the failures."""
+        ...
+
+
+class StrangerThrottle(Protocol):
+    """Slows down who presents API keys that nobody knows, by address and before anything is looked up."""
+
+    def enter(self, address: str) -> int:
+        """Count a key that is not at hand; return the seconds to wait, 0 when it may be looked up."""
+        ...
+
+    def leave(self, address: str) -> None:
+        """Take the count back: the key was a real one."""
         ...

@@ -57,8 +57,8 @@ class ServedModel(Protocol):
 class ModelCatalog(Protocol):
     """All the models there are."""
 
-    def resolve(self, reference: ModelRef) -> ServedModel:
-        """Return the version that a reference names.
+    def resolve(self, reference: ModelRef, caller_label: str = "") -> ServedModel:
+        """Return the version that a reference names; of an alias with weights, the one on this caller's side.
 
         Raises:
             ModelNotFound: no such model, version or alias.

@@ -1,12 +1,9 @@
 """Nobody hands out more than they hold, and no seat in a tenant reaches above it."""
 
-import re
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.domain.errors import ScopeExceedsGrantor
 from backend.domain.scopes import (
     DEFAULT_KEY_SCOPES,
     PLATFORM_ROLE_SCOPES,
@@ -18,7 +15,6 @@ from backend.domain.scopes import (
     Scope,
     format_scopes,
     parse_scopes,
-    require_attenuated,
 )
 
 scope_sets = st.frozensets(st.sampled_from(Scope))
@@ -76,35 +72,6 @@ def test_viewers_change_nothing_and_predict_nothing() -> None:
 
 def test_the_billing_reader_reads_the_usage_of_all_tenants_and_nothing_else() -> None:
     assert PLATFORM_ROLE_SCOPES[PlatformRole.BILLING_READER] == {Scope.USAGE_ALL}
-
-
-@given(child=scope_sets, parent=scope_sets)
-def test_scopes_are_handed_out_only_by_who_holds_them_all(child: frozenset[Scope], parent: frozenset[Scope]) -> None:
-    if child <= parent:
-        require_attenuated(child, parent)
-    else:
-        with pytest.raises(ScopeExceedsGrantor) as refused:
-            require_attenuated(child, parent)
-        named = re.fullmatch(r"You cannot grant what you do not hold: (.+)\.", refused.value.detail)
-        assert named is not None
-        assert parse_scopes(named[1]) == child - parent
-
-
-@given(grandparent=scope_sets, parent=scope_sets, child=scope_sets)
-def test_handing_on_never_adds_up_to_more(
-    grandparent: frozenset[Scope], parent: frozenset[Scope], child: frozenset[Scope]
-) -> None:
-    parent, child = grandparent & parent, grandparent & parent & child
-    require_attenuated(parent, grandparent)
-    require_attenuated(child, parent)
-    require_attenuated(child, grandparent)
-
-
-@pytest.mark.parametrize("scope", sorted(PLATFORM_SCOPES))
-@pytest.mark.parametrize("role", list(Role))
-def test_no_tenant_role_can_grant_a_platform_scope(role: Role, scope: Scope) -> None:
-    with pytest.raises(ScopeExceedsGrantor, match=scope):
-        require_attenuated(frozenset({scope}), ROLE_SCOPES[role])
 
 
 @given(scope_sets)

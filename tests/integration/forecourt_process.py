@@ -12,6 +12,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.databases import sqlite_url
+from tests.server_process import LEASH
+
 T = TypeVar("T")
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -69,6 +72,11 @@ class ServerProcess:
                 stderr=stderr,
                 start_new_session=True,
             )
+        self._leash = subprocess.Popen(
+            ("sh", "-c", LEASH, "leash", str(self._process.pid), str(temp)),
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
 
     @property
     def pid(self) -> int:
@@ -96,12 +104,12 @@ class ServerProcess:
     @property
     def base_url(self) -> str:
         """Where it serves, as soon as it does."""
-        ready = self._await(lambda: _READY.search(self.stdout), "serve", START_WITHIN_S)
-        return str(ready[1])
+        return self._await_address()
 
     @property
     def credentials(self) -> dict[str, Any]:
-        """The content of ``demo.json``."""
+        """The content of ``demo.json``, as soon as it serves."""
+        self._await_address()
         content: dict[str, Any] = json.loads((self.folder / "demo.json").read_text())
         return content
 
@@ -147,6 +155,11 @@ class ServerProcess:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait(END_WITHIN_S)
+        self._leash.kill()
+        self._leash.communicate()
+
+    def _await_address(self) -> str:
+        return str(self._await(lambda: _READY.search(self.stdout), "serve", START_WITHIN_S)[1])
 
     def _await(self, look: Callable[[], T | None], what: str, within_s: float) -> T:
         deadline_s = time.monotonic() + within_s
@@ -172,6 +185,10 @@ class Site:
         self.settings = dict(settings)
         self._servers: list[ServerProcess] = []
         self.temp.mkdir()
+
+    @property
+    def database_url(self) -> str:
+        return self.settings.get("DATABASE_URL") or sqlite_url(self.folder)
 
     def start(self, *options: str, **settings: str) -> ServerProcess:
         """Start a server; whoever needs it to serve asks it for its address."""

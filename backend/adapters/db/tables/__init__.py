@@ -1,0 +1,45 @@
+"""The tables, as SQLModel rows. Alembic's migrations create them; ``tests`` hold the two to each other.
+
+What only one dialect has (triggers, grants, the ledger's ``commit_xid``) stands in the migrations.
+"""
+
+from backend.adapters.db.tables.books import AuditRow, UsageEventRow
+from backend.adapters.db.tables.columns import NullableJson, RowNumber, UtcDateTime
+from backend.adapters.db.tables.credentials import (
+    ApiKeyRow,
+    MailedTokenRow,
+    RefreshTokenRow,
+    ServiceAccountRow,
+    SessionRow,
+    SigningKeyRow,
+)
+from backend.adapters.db.tables.idempotency import IdempotencyRow
+from backend.adapters.db.tables.tenancy import (
+    InvitationRow,
+    MembershipRow,
+    PlanRow,
+    SubscriptionRow,
+    TenantRow,
+    UserRow,
+)
+
+__all__ = [
+    "ApiKeyRow",
+    "AuditRow",
+    "IdempotencyRow",
+    "InvitationRow",
+    "MailedTokenRow",
+    "MembershipRow",
+    "NullableJson",
+    "PlanRow",
+    "RefreshTokenRow",
+    "RowNumber",
+    "ServiceAccountRow",
+    "SessionRow",
+    "SigningKeyRow",
+    "SubscriptionRow",
+    "TenantRow",
+    "UsageEventRow",
+    "UserRow",
+    "UtcDateTime",
+]

@@ -1,0 +1,88 @@
+"""From the folder of models to shelves, at the start and again whenever something in the folder has changed.
+
+What has not changed is carried over as it is. What has is loaded and warmed before anything is replaced, so that there
+is no moment without it. What cannot be loaded keeps what served before, and says so; what was removed is let go.
+"""
+
+import logging
+from collections.abc import Mapping
+
+from backend.model_service.errors import ModelRefused
+from backend.model_service.fitted import one_native_thread
+from backend.model_service.lanes import Lanes
+from backend.model_service.repository import Fingerprint, ModelRepository
+from backend.model_service.served import LoadedModel, load_model
+from backend.model_service.shelf import Shelf
+
+logger = logging.getLogger(__name__)
+
+
+class Loader:
+    """Loads a folder, counting. Blocking, and for one thread at a time."""
+
+    def __init__(self, repository: ModelRepository, lanes: Lanes, *, allow_pickle: bool, max_rows: int) -> None:
+        self._repository = repository
+        self._lanes = lanes
+        self._allow_pickle = allow_pickle
+        self._max_rows = max_rows
+        self._seen: dict[tuple[str, str], Fingerprint] = {}
+        self.loads = 0
+
+    def load(self, current: Mapping[str, Shelf]) -> dict[str, Shelf]:
+        """Return what the folder holds now, taking from ``current`` what has not changed.
+
+        Raises:
+            OSError: the folder, which held models before, cannot be read.
+        """
+        if current:
+            self._repository.require_readable()
+        with one_native_thread():  # as on the worker: what is measured here is what it will be
+            shelves = {name: self._shelf(name, current.get(name)) for name in self._repository.names()}
+        found = {(name, version) for name, shelf in shelves.items() for version in (*shelf.versions, *shelf.failed)}
+        self._seen = {key: mark for key, mark in self._seen.items() if key in found}
+        return {name: shelf for name, shelf in shelves.items() if shelf.versions or shelf.failed}
+
+    def _shelf(self, name: str, before: Shelf | None) -> Shelf:
+        before = before or Shelf(versions={}, failed={}, aliases_are_known=False)
+        versions: dict[str, LoadedModel] = {}
+        failed: dict[str, str] = {}
+        for version in self._repository.versions(name):
+            loaded = before.versions.get(version)
+            reason = before.failed.get(version)
+            # Taken before the files are read: what changes meanwhile is another mark the next time.
+            mark = self._repository.fingerprint(name, version)
+            if self._seen.get((name, version)) != mark:
+                loaded, reason = self._version(name, version, loaded)
+                self._seen[name, version] = mark
+            if loaded is not None:
+                versions[version] = loaded
+            if reason is not None:
+                failed[version] = reason
+        try:
+            return Shelf(versions=versions, failed=failed, aliases=self._repository.aliases(name))
+        except ModelRefused as refused:
+            if before.aliases_fault != refused.reason:
+                logger.warning("model %s: %s", name, refused.reason)
+            return Shelf(
+                versions=versions,
+                failed=failed,
+                aliases=before.aliases,
+                aliases_are_known=before.aliases_are_known,
+                aliases_fault=refused.reason,
+            )
+
+    def _version(self, name: str, version: str, before: LoadedModel | None) -> tuple[LoadedModel | None, str | None]:
+        try:
+            loaded = load_model(
+                self._repository,
+                name,
+                version,
+                self._lanes,
+                allow_pickle=self._allow_pickle,
+                max_rows=self._max_rows,
+            )
+        except ModelRefused as refused:
+            logger.warning("model %s version %s is not loaded: %s", name, version, refused.reason)
+            return before, refused.reason
+        self.loads += 1
+        return loaded, None

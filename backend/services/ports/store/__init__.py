@@ -1,0 +1,38 @@
+"""The store of record: one unit of work, and the repositories that are open in it.
+
+Methods on what a tenant owns take its id first. A method that reads across tenants says so in its name.
+"""
+
+from backend.services.ports.store.credentials import (
+    ApiKeys,
+    KeyFilter,
+    MailedTokens,
+    ServiceAccounts,
+    Sessions,
+    SigningKeys,
+    StoredSigningKey,
+)
+from backend.services.ports.store.idempotency import IdempotencyRecords, StoredRepetition
+from backend.services.ports.store.tenancy import Invitations, Memberships, Plans, Subscriptions, Tenants, Users
+from backend.services.ports.store.unit_of_work import AuditLog, Store, UnitOfWork
+
+__all__ = [
+    "ApiKeys",
+    "AuditLog",
+    "IdempotencyRecords",
+    "Invitations",
+    "KeyFilter",
+    "MailedTokens",
+    "Memberships",
+    "Plans",
+    "ServiceAccounts",
+    "Sessions",
+    "SigningKeys",
+    "Store",
+    "StoredRepetition",
+    "StoredSigningKey",
+    "Subscriptions",
+    "Tenants",
+    "UnitOfWork",
+    "Users",
+]

@@ -1,0 +1,153 @@
+"""Rotating the keys that sign access tokens, over servers that go on running, in both shapes."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.adapters.crypto.signing_keys import SealingSmith
+from backend.services.signing_keys import KEPT_AFTER_RETIREMENT, SigningKeyService
+from backend.worker import signing_key_cleanup
+from tests.api.conftest import SECRETS, ClockedWorld, embedded_settings, fresh_database, running
+from tests.api.test_predictions import problem
+from tests.api.trails import trail
+from tests.fakes import FakeClock
+
+pytestmark = pytest.mark.anyio
+
+TOKEN_TTL_S = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two servers over one store, on one clock."""
+
+    first: ClockedWorld
+    second: ClockedWorld
+
+    @property
+    def clock(self) -> FakeClock:
+        return self.first.clock
+
+    async def rotate(self) -> str:
+        """Rotate as the command line does, in neither server; return the new key's id."""
+        # So that the keys have an order.
+        self.clock.advance(1)
+        resources = self.first.resources
+        async with resources.store.unit_of_work() as unit:
+            smith = SealingSmith(SECRETS["secret_key"])
+            return (await SigningKeyService(unit=unit, smith=smith, clock=self.clock).rotate()).kid
+
+
+@pytest.fixture(params=["embedded", "server"])
+async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
+    clock = FakeClock()
+    if request.param == "embedded":
+        settings = embedded_settings(tmp_path)
+    else:
+        url = fresh_database(request.getfixturevalue("postgres_url"), "signing")
+        redis_url = request.getfixturevalue("redis_url")
+        settings = embedded_settings(
+            tmp_path, database_url=url, redis_url=redis_url, redis_timeout_s=5.0, database_timeout_s=20.0
+        )
+    async with AsyncExitStack() as stack:
+        worlds = [
+            ClockedWorld(await stack.enter_async_context(running(settings, request.param, clock)), clock)
+            for _ in range(2)
+        ]
+        yield Pair(*worlds)
+
+
+async def kids(world: ClockedWorld) -> list[str]:
+    answer = await world.client.get("/.well-known/jwks.json")
+    return [key["kid"] for key in answer.json()["keys"]]
+
+
+async def me(world: ClockedWorld, headers: dict[str, str]) -> Any:
+    return await world.client.get("/v1/me", headers=headers)
+
+
+async def test_j7_a_running_server_takes_tokens_of_a_key_made_elsewhere(pair: Pair) -> None:
+    tenant = await pair.first.tenant()
+    old = await pair.first.log_in(tenant.owner_email)
+    [old_kid] = await kids(pair.first)
+    new_kid = await pair.rotate()
+    assert await pair.second.resources.token_issuer.refresh()
+    new = await pair.second.log_in(tenant.owner_email)
+    for world in (pair.first, pair.second):
+        assert (await me(world, old)).status_code == 200
+        assert (await me(world, new)).status_code == 200
+        assert await kids(world) == [new_kid, old_kid]
+
+
+async def test_j7_old_tokens_verify_until_they_expire_and_a_removed_key_fails(pair: Pair) -> None:
+    tenant = await pair.first.tenant()
+    old = await pair.first.log_in(tenant.owner_email)
+    new_kid = await pair.rotate()
+    assert await pair.first.resources.token_issuer.refresh()
+    pair.clock.advance(TOKEN_TTL_S)
+    assert (await me(pair.first, old)).status_code == 200, "the leeway for clocks that differ"
+    pair.clock.advance(31)
+    assert problem(await me(pair.first, old)) == (401, "invalid-credentials")
+    pair.clock.advance(KEPT_AFTER_RETIREMENT.total_seconds())
+    assert await pair.first.resources.token_issuer.refresh()
+    assert await kids(pair.first) == [new_kid]
+
+
+async def test_j7_a_token_of_a_removed_key_fails_however_young(pair: Pair) -> None:
+    tenant = await pair.first.tenant()
+    await pair.rotate()
+    # This server has not noticed and goes on signing with the old key.
+    late = await pair.first.log_in(tenant.owner_email)
+    assert (await me(pair.second, late)).status_code == 200
+    pair.clock.advance(KEPT_AFTER_RETIREMENT.total_seconds())
+    later = await pair.first.log_in(tenant.owner_email)
+    assert await pair.second.resources.token_issuer.refresh()
+    assert problem(await me(pair.second, later)) == (401, "invalid-credentials")
+
+
+async def test_j7_the_clean_up_removes_what_verifies_nothing_any_more(pair: Pair) -> None:
+    await pair.rotate()
+    job = signing_key_cleanup(pair.first.resources.store, pair.clock)
+    pair.clock.advance(KEPT_AFTER_RETIREMENT.total_seconds())
+    assert await job.work() == 0
+    pair.clock.advance(1)
+    assert await job.work() == 1
+    async with pair.first.resources.store.unit_of_work(read_only=True) as unit:
+        assert [key.retired_at for key in await unit.signing_keys.list_all()] == [None]
+
+
+async def test_j5_unknown_kids_have_the_keys_read_once_in_a_while(pair: Pair) -> None:
+    issuer = pair.first.resources.token_issuer
+    tenant = await pair.first.tenant()
+    await pair.rotate()
+    assert await pair.second.resources.token_issuer.refresh()
+    unknown = await pair.second.log_in(tenant.owner_email)
+    assert await issuer.refresh()
+    await pair.rotate()
+    assert await pair.second.resources.token_issuer.refresh() is False, "asked moments ago"
+    pair.clock.advance(4)
+    assert (await me(pair.first, unknown)).status_code == 200, "known since the refresh"
+    assert await issuer.refresh() is False
+    pair.clock.advance(1)
+    assert await issuer.refresh()
+
+
+async def test_g1_a_rotation_is_one_record_of_the_platform_without_the_key(pair: Pair) -> None:
+    [old_kid] = await kids(pair.first)
+    new_kid = await pair.rotate()
+    [record] = [each for each in await trail(pair.first, "platform") if each.entry.target_id == new_kid]  # type: ignore[arg-type]
+    assert record.entry.action.value == "signing-key.rotated"
+    assert (dict(record.entry.before), dict(record.entry.after)) == ({"kids": [old_kid]}, {"kids": [new_kid]})
+
+
+async def test_k2_private_keys_are_sealed_and_the_key_set_is_public(pair: Pair) -> None:
+    await pair.rotate()
+    async with pair.first.resources.store.unit_of_work(read_only=True) as unit:
+        for key in await unit.signing_keys.list_all():
+            assert b"PRIVATE" not in key.sealed_private
+    answer = await pair.first.client.get("/.well-known/jwks.json")
+    assert all(set(key) == {"kty", "crv", "x", "y", "kid", "use", "alg"} for key in answer.json()["keys"])

@@ -1,0 +1,278 @@
+"""Migrations, on SQLite and on PostgreSQL: up, down, together, in step with the tables, and what they protect."""
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import inspect, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlmodel import SQLModel
+
+from alembic import command
+from backend.adapters.db import tables
+from backend.adapters.db.engine import open_engine
+from backend.adapters.db.migrations import PROJECT, DatabaseUnusable, require_current, upgrade
+from tests.contracts.ledgers import an_event, new_tenant, opened_books
+from tests.databases import alembic_config, connected, newest_revision, postgres_database, sqlite_url
+
+pytestmark = pytest.mark.anyio
+
+PROCESSES = 4
+WITHIN_S = 60.0
+# Only the migrations know these: what one dialect alone has, and an index that holds for some rows only.
+ONLY_IN_MIGRATIONS = {
+    "sqlite": {"uq_subscriptions_running"},
+    "postgresql": {"uq_subscriptions_running", "commit_xid", "ix_usage_events_commit"},
+}
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database of either kind."""
+    if request.param == "sqlite":
+        yield sqlite_url(tmp_path)
+        return
+    with postgres_database(request.getfixturevalue("postgres_url")) as url:
+        yield url
+
+
+postgres_only = pytest.mark.parametrize("url", ["postgres"], indirect=True)
+sqlite_only = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+
+
+def test_an_empty_database_is_brought_up_to_date_once(url: str) -> None:
+    assert upgrade(url) == (None, newest_revision())
+    assert upgrade(url) == (newest_revision(), newest_revision())
+    require_current(url)
+    with connected(url) as connection:
+        found = set(inspect(connection).get_table_names())
+    assert found == {*SQLModel.metadata.tables, "alembic_version"}
+
+
+def test_every_revision_goes_up_down_and_up_again(url: str) -> None:
+    scripts = ScriptDirectory.from_config(alembic_config())
+    for script in reversed(list(scripts.walk_revisions())):
+        before = objects_of(url)
+        migrate(url, script.revision)
+        after = objects_of(url)
+        assert after != before
+        migrate(url, "-1", down=True)
+        assert objects_of(url) == before
+        migrate(url, script.revision)
+        assert objects_of(url) == after
+    require_current(url)
+
+
+def test_the_tables_and_the_migrations_say_the_same(url: str) -> None:
+    upgrade(url)
+    ignored: set[str] = set()
+    with connected(url) as connection:
+        expected = ONLY_IN_MIGRATIONS[connection.dialect.name]
+
+        def is_compared(_: object, name: str | None, _kind: str, is_reflected: bool, _other: object) -> bool:
+            if is_reflected and name in expected:
+                ignored.add(name)
+                return False
+            return True
+
+        options = {"compare_type": True, "compare_server_default": True, "include_object": is_compared}
+        context = MigrationContext.configure(connection, opts=options)
+        assert compare_metadata(context, tables.UsageEventRow.metadata) == []
+    assert ignored == expected
+
+
+def test_concurrent_upgrades_do_not_disturb_each_other(url: str) -> None:
+    code = (
+        "import sys; from backend.adapters.db.migrations import upgrade; print('ready', flush=True);"
+        "sys.stdin.readline(); print(*upgrade(sys.argv[1]))"
+    )
+    starts = [
+        subprocess.Popen(
+            (sys.executable, "-c", code, url),
+            cwd=PROJECT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(PROCESSES)
+    ]
+    try:
+        for start in starts:
+            assert start.stdout is not None
+            assert start.stdout.readline() == "ready\n"
+        # All are loaded; now they begin at once.
+        for start in starts:
+            assert start.stdin is not None
+            start.stdin.write("go\n")
+            start.stdin.flush()
+        ended = [(*start.communicate(timeout=WITHIN_S), start.returncode) for start in starts]
+    finally:
+        for start in starts:
+            start.kill()
+            start.communicate()
+    newest = newest_revision()
+    done, *nothing_to_do = sorted(ended, reverse=True)
+    assert done == (f"None {newest}\n", "", 0)
+    assert nothing_to_do == [(f"{newest} {newest}\n", "", 0)] * (PROCESSES - 1)
+    require_current(url)
+
+
+# Databases that this version cannot use
+
+
+def test_a_newer_database_is_refused_and_left_alone(url: str) -> None:
+    upgrade(url)
+    with connected(url) as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.commit()
+    before = objects_of(url)
+    for use in (upgrade, require_current):
+        with pytest.raises(DatabaseUnusable, match="9999, which is newer"):
+            use(url)
+    assert objects_of(url) == before
+    with connected(url) as connection:
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == ["9999"]
+
+
+def test_serving_needs_the_newest_revision(url: str) -> None:
+    with pytest.raises(DatabaseUnusable, match="run `forecourt migrate`"):
+        require_current(url)
+    for script in reversed(list(ScriptDirectory.from_config(alembic_config()).walk_revisions())):
+        migrate(url, script.revision)
+        if script.revision != newest_revision():
+            with pytest.raises(DatabaseUnusable, match=f"at revision {script.revision}, .* run `forecourt migrate`"):
+                require_current(url)
+    require_current(url)
+
+
+@sqlite_only
+def test_what_is_no_database_is_refused_and_left_alone(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "forecourt.db"
+    garbage = b"certainly not a database\n" * 1000
+    file.write_bytes(garbage)
+    for use in (upgrade, require_current):
+        with pytest.raises(DatabaseUnusable) as refused:
+            use(url)
+        assert len(str(refused.value).splitlines()) == 1
+    assert file.read_bytes() == garbage
+
+
+def test_a_server_that_is_not_there_is_refused() -> None:
+    for use in (upgrade, require_current):
+        with pytest.raises(DatabaseUnusable) as refused:
+            use("postgresql+psycopg://nobody@127.0.0.1:1/nothing")
+        assert len(str(refused.value).splitlines()) == 1
+
+
+# The ledger refuses changes (LEDGER.md R8)
+
+UPSERT = "INSERT INTO usage_events SELECT * FROM usage_events WHERE true ON CONFLICT (position) DO UPDATE SET units = 0"
+CHANGES = {
+    "sqlite": (
+        "UPDATE usage_events SET units = 0",
+        "UPDATE usage_events SET stored_at = stored_at WHERE units = 2",
+        "DELETE FROM usage_events",
+        "REPLACE INTO usage_events SELECT * FROM usage_events",
+        UPSERT,
+    ),
+    "postgresql": (
+        "UPDATE usage_events SET units = 0",
+        "UPDATE usage_events SET stored_at = stored_at WHERE false",
+        "DELETE FROM usage_events",
+        "TRUNCATE usage_events",
+        "TRUNCATE usage_events CASCADE",
+        UPSERT,
+    ),
+}
+TAMPERING = (
+    "ALTER TABLE usage_events DISABLE TRIGGER ALL",
+    "DROP TRIGGER usage_events_append_only ON usage_events",
+    "DROP TABLE usage_events",
+    "SET session_replication_role = replica",
+)
+
+
+@pytest.fixture
+async def application(url: str) -> AsyncIterator[AsyncEngine]:
+    """The application's own connections to a database with one usage event."""
+    upgrade(url)
+    async with opened_books(url) as books, books.writer() as ledger:
+        tenant = new_tenant()
+        await ledger.append(tenant, an_event(tenant))
+    engine = open_engine(url, pool_size=2, timeout_s=10)
+    yield engine
+    await engine.dispose()
+
+
+async def test_r8_the_application_cannot_change_the_ledger(url: str, application: AsyncEngine) -> None:
+    before = ledger_of(url)
+    for change in CHANGES[application.dialect.name]:
+        with pytest.raises(DBAPIError, match=r"append only|permission denied"):
+            async with application.begin() as connection:
+                await connection.execute(text(change))
+    assert ledger_of(url) == before
+    assert len(before) == 1
+
+
+async def test_r8_not_even_the_owner_changes_the_ledger_by_accident(url: str, application: AsyncEngine) -> None:
+    before = ledger_of(url)
+    for change in CHANGES[application.dialect.name]:
+        if change.startswith("REPLACE"):
+            # SQLite asks the triggers only on connections that say so, as the application's do.
+            continue
+        with connected(url) as connection, pytest.raises(DBAPIError, match="append only"):
+            connection.execute(text(change))
+    assert ledger_of(url) == before
+
+
+@postgres_only
+async def test_r8_the_application_cannot_lift_the_protection(url: str, application: AsyncEngine) -> None:
+    before = objects_of(url)
+    for attempt in TAMPERING:
+        with pytest.raises(DBAPIError, match=r"permission denied|must be owner"):
+            async with application.begin() as connection:
+                await connection.execute(text(attempt))
+    assert objects_of(url) == before
+
+
+def ledger_of(url: str) -> list[tuple[Any, ...]]:
+    with connected(url) as connection:
+        return [tuple(row) for row in connection.execute(text("SELECT * FROM usage_events"))]
+
+
+def migrate(url: str, revision: str, *, down: bool = False) -> None:
+    """Run migrations as Alembic's own command does."""
+    config = alembic_config()
+    with connected(url) as connection:
+        config.attributes["connection"] = connection
+        (command.downgrade if down else command.upgrade)(config, revision)
+        connection.commit()
+
+
+SQLITE_OBJECTS = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"
+POSTGRES_OBJECTS = (
+    """SELECT table_name, column_name, data_type, is_nullable, column_default FROM information_schema.columns
+       WHERE table_schema = 'public'""",
+    "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace",
+    "SELECT tgname, pg_get_triggerdef(oid), tgenabled FROM pg_trigger WHERE NOT tgisinternal",
+    "SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
+    """SELECT table_name, grantee, privilege_type FROM information_schema.role_table_grants
+       WHERE grantee = 'forecourt_app'""",
+)
+
+
+def objects_of(url: str) -> set[tuple[Any, ...]]:
+    """Return everything a database is made of, but for Alembic's own table."""
+    with connected(url) as connection:
+        queries = (SQLITE_OBJECTS,) if connection.dialect.name == "sqlite" else POSTGRES_OBJECTS
+        rows = {tuple(row) for query in queries for row in connection.execute(text(query))}
+    return {row for row in rows if not any(str(value).startswith("alembic_version") for value in row)}

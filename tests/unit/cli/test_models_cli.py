@@ -1,0 +1,193 @@
+"""``forecourt models``: what an operator sees, and the status a script goes by."""
+
+import json
+import os
+from base64 import b64encode
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from sklearn.linear_model import LinearRegression
+from typer.testing import CliRunner, Result
+
+from backend.cli.models import app
+from backend.model_service.aliases import WeightedVersion
+from backend.model_service.artifacts import dump_artifact
+from backend.model_service.manifest import ArtifactFormat
+from backend.model_service.repository import ModelRepository
+
+
+class Operator:
+    """Calls commands on a folder of models with the model ``prices`` in two versions."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.models = folder / "models"
+        self.environment = {"FORECOURT_ENVIRONMENT": "demo", "FORECOURT_MODELS": str(self.models)}
+        data = np.arange(30.0).reshape(10, 3)
+        (folder / "prices.skops").write_bytes(
+            dump_artifact(LinearRegression().fit(data, data.sum(axis=1)), ArtifactFormat.SKOPS)
+        )
+        pd.DataFrame(data, columns=list("abc")).to_csv(folder / "rows.csv", index=False)
+
+    def __call__(self, *arguments: str) -> Result:
+        # None takes a variable away that the environment of the tests may hold.
+        cleared = {name: None for name in os.environ if name.startswith("FORECOURT_")}
+        return CliRunner().invoke(app, list(arguments), env={**cleared, **self.environment})
+
+    def add(self, *options: str) -> Result:
+        return self(
+            "add", f"{self.folder}/prices.skops", "--name", "prices", "--sample", f"{self.folder}/rows.csv", *options
+        )
+
+    def key(self, name: str = "release") -> tuple[Path, str]:
+        """A new private key as a file, and its public key as a server is told it."""
+        private = Ed25519PrivateKey.generate()
+        path = self.folder / f"{name}.pem"
+        path.write_bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return path, b64encode(private.public_key().public_bytes_raw()).decode()
+
+    def verdicts(self) -> dict[str, str]:
+        found = self("verify", "--json")
+        rows = json.loads(found.stdout)
+        assert found.exit_code == (0 if all(row["verdict"] == "ok" for row in rows) else 1)
+        return {row["version"]: row["verdict"] for row in rows}
+
+
+@pytest.fixture
+def operator(tmp_path: Path) -> Operator:
+    operator = Operator(tmp_path)
+    for _ in range(2):
+        assert operator.add().exit_code == 0
+    return operator
+
+
+def test_add_prints_what_the_gate_measured(operator: Operator) -> None:
+    printed = operator.add()
+    assert printed.exit_code == 0
+    assert "What the parity gate measured" in printed.stdout
+    for name in ("folded-linear", "treelite", "scikit-learn", "unsuited"):
+        assert name in printed.stdout
+    listed = json.loads(operator("list", "--json").stdout)
+    assert [row["version"] for row in listed] == ["3", "2", "1"]
+    runner = json.loads(operator("show", "prices", "3").stdout)["runner"]
+    assert {each["name"] for each in runner["candidates"]} == {"folded-linear", "treelite", "scikit-learn"}
+
+
+def test_a_whole_folder_verifies(operator: Operator) -> None:
+    assert operator.verdicts() == {"1": "ok", "2": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "reason"),
+    [
+        ("model.skops", lambda data: data[:-1] + b"x", "SHA-256 is not the one"),
+        ("model.skops", lambda data: data[:50], "SHA-256 is not the one"),
+        ("manifest.json", lambda data: data[:50], "not valid JSON"),
+        ("manifest.json", lambda data: data + b" " * 5_000_000, "larger than"),
+        ("manifest.json", lambda data: data.replace(b'"version": "1"', b'"version": "2"'), "another model or version"),
+    ],
+    ids=["tampered", "truncated", "damaged", "oversized", "wrong version"],
+)
+def test_a_version_that_does_not_hold_fails_verify(operator: Operator, file: str, change: object, reason: str) -> None:
+    path = operator.models / "prices" / "1" / file
+    assert callable(change)
+    path.write_bytes(change(path.read_bytes()))
+    found = operator.verdicts()
+    assert reason in found["1"]
+    assert found["2"] == "ok"
+
+
+def test_with_signing_keys_only_signed_versions_hold(operator: Operator) -> None:
+    path, public = operator.key()
+    _, other = operator.key("other")
+    operator.environment["FORECOURT_MODEL_SIGNING_KEYS"] = f"{other}, {public}"
+    assert operator.verdicts() == dict.fromkeys(("1", "2"), "The manifest's signature is missing.")
+    signed = operator("sign", "prices", "1", "--key", str(path))
+    assert signed.exit_code == 0
+    assert public in signed.stdout
+    assert operator.verdicts() == {"1": "ok", "2": "The manifest's signature is missing."}
+    assert operator("show", "prices", "2").exit_code == 1
+    assert "not served until it is signed" in operator.add().stdout
+
+
+def test_a_signature_of_another_key_version_or_manifest_does_not_count(operator: Operator) -> None:
+    path, public = operator.key()
+    stranger, _ = operator.key("stranger")
+    operator.environment["FORECOURT_MODEL_SIGNING_KEYS"] = public
+    prices = operator.models / "prices"
+    operator("sign", "prices", "1", "--key", str(stranger))
+    assert "made by no trusted key" in operator.verdicts()["1"]
+    operator("sign", "prices", "1", "--key", str(path))
+    (prices / "2" / "manifest.sig").write_bytes((prices / "1" / "manifest.sig").read_bytes())
+    assert "for another manifest" in operator.verdicts()["2"]
+    manifest = prices / "1" / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"nullable": false', b'"nullable": true'))
+    assert "for another manifest" in operator.verdicts()["1"]
+    (prices / "1" / "manifest.sig").write_bytes(b"\xff not base64")
+    assert "malformed" in operator.verdicts()["1"]
+
+
+def test_what_is_not_whole_is_not_signed(operator: Operator) -> None:
+    path, _ = operator.key()
+    (operator.models / "prices" / "1" / "model.skops").write_bytes(b"")
+    refused = operator("sign", "prices", "1", "--key", str(path))
+    assert refused.exit_code == 1
+    assert "SHA-256" in refused.stderr
+    assert operator("sign", "prices", "9", "--key", str(path)).exit_code == 1
+
+
+def test_a_key_of_another_kind_is_refused(operator: Operator) -> None:
+    path = operator.folder / "ec.pem"
+    key = generate_private_key(SECP256R1())
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    assert "another kind than Ed25519" in operator("sign", "prices", "1", "--key", str(path)).stderr
+    path.write_text("no key")
+    assert "PEM form" in operator("sign", "prices", "1", "--key", str(path)).stderr
+    operator.environment["FORECOURT_MODEL_SIGNING_KEYS"] = "c2hvcnQ="
+    refused = operator("verify")
+    assert refused.exit_code == 1
+    assert "FORECOURT_MODEL_SIGNING_KEYS: A model signing key is not" in refused.stderr
+
+
+def test_an_alias_is_set_weighted_and_removed(operator: Operator) -> None:
+    repository = ModelRepository(operator.models)
+    assert operator("alias", "prices", "stable", "1").exit_code == 0
+    assert operator("alias", "prices", "canary", "1=95", "2=5").exit_code == 0
+    assert repository.aliases("prices") == {
+        "stable": (WeightedVersion("1", 1),),
+        "canary": (WeightedVersion("1", 95), WeightedVersion("2", 5)),
+    }
+    assert operator("alias", "prices", "stable", "--remove").exit_code == 0
+    assert set(repository.aliases("prices")) == {"canary"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["prices", "7", "1"], "not a number"),
+        (["prices", "stable", "9"], "no version 9"),
+        (["prices", "stable", "1=0"], "above zero"),
+        (["prices", "stable"], "Name the versions"),
+        (["prices", "stable", "1", "--remove"], "Name the versions"),
+        (["costs", "stable", "1"], "no model costs"),
+    ],
+)
+def test_a_wrong_alias_is_refused(operator: Operator, arguments: list[str], reason: str) -> None:
+    refused = operator("alias", *arguments)
+    assert refused.exit_code == 1
+    assert reason in refused.stderr
+
+
+def test_a_version_is_removed_unless_an_alias_points_at_it(operator: Operator) -> None:
+    operator("alias", "prices", "stable", "1")
+    refused = operator("remove", "prices", "1")
+    assert refused.exit_code == 1
+    assert "alias stable points at version 1" in refused.stderr
+    assert operator("remove", "prices", "2").exit_code == 0
+    assert [path.name for path in sorted((operator.models / "prices").iterdir())] == ["1", "aliases.json"]
+    assert operator("remove", "prices", "2").exit_code == 1
