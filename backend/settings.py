@@ -105,11 +105,14 @@ class Settings(BaseSettings):
     def _read_peppers(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        pairs = (part.split(":", 1) for part in value.split(",") if part.strip())
+        pairs = [part.split(":", 1) for part in value.split(",") if part.strip()]
         try:
-            return {int(version): pepper.strip() for version, pepper in pairs}
+            peppers = {int(version): pepper.strip() for version, pepper in pairs}
         except ValueError:
             raise ValueError("write peppers as 1:secret,2:secret") from None
+        if len(peppers) < len(pairs):
+            raise ValueError("a pepper's version stands there twice; keys made under the other one would be lost")
+        return peppers
 
     @field_validator("trusted_proxies", "cors_origins", "model_signing_keys", mode="before")
     @classmethod

@@ -55,7 +55,6 @@ CONTRACT_ELSEWHERE = {
     "Store": "contracts/test_row_level_security.py",
     "UnitOfWork": "contracts/test_row_level_security.py",
     "HealthProbe": "api/test_health.py",
-    "KeyUse": "api/test_key_rotation.py",
     "StrangerThrottle": "api/test_throttling.py",
     "Outbox": "contracts/test_mailers.py",
 }

@@ -22,11 +22,14 @@ from fastapi import Depends, Header, Request, Response
 from fastapi.routing import APIRoute
 
 from backend.api.deps import IdempotencyServiceDep, get_caller
+from backend.domain import errors
 from backend.domain.admission import IdempotencyClaim, StoredAnswer
 from backend.domain.callers import Caller
 from backend.domain.errors import FieldError, Invalid
 from backend.services.idempotency import IdempotencyService
 
+ONCE_REFUSALS = (errors.BadRequest, errors.IdempotencyInProgress, errors.IdempotencyKeyReused)
+"""What a route that takes :data:`Once` can refuse besides its own."""
 PATTERN = r"^[\x20-\x7e]{1,255}$"
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 _KEPT_HEADERS = ("content-type", "location", "cache-control")

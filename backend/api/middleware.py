@@ -49,7 +49,8 @@ _CREDENTIAL_NAMES = frozenset(
         "password",
     }
 )
-_WRITTEN_CREDENTIAL = re.compile(r"fc_(?:live|test)_|\bfr_[\w-]{40}|\beyJ[\w-]+\.[\w-]+\.")
+_WRITTEN_KEY = re.compile(r"fc_(?:live|test)_")
+_WRITTEN_TOKEN = re.compile(r"f[rms]_[\w-]{43}|eyJ[\w-]+\.[\w-]+\.[\w-]*")
 
 Network = IPv4Network | IPv6Network
 
@@ -162,10 +163,17 @@ def _accepted_id(scope: Scope) -> str | None:
 
 def _holds_credential(query: bytes) -> bool:
     pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=None)
-    return any(
-        name.lower() in _CREDENTIAL_NAMES or _WRITTEN_CREDENTIAL.search(name) or _WRITTEN_CREDENTIAL.search(value)
-        for name, value in pairs
-    )
+    return any(name.lower() in _CREDENTIAL_NAMES or _is_credential(name, value) for name, value in pairs)
+
+
+def _is_credential(name: str, value: str) -> bool:
+    for text in (name, value):
+        if _WRITTEN_KEY.search(text):
+            return True
+        # A cursor is random text too, and may look like anything so short.
+        if name != "cursor" and _WRITTEN_TOKEN.fullmatch(text):
+            return True
+    return False
 
 
 def client_address(scope: Scope, trusted: Sequence[Network]) -> str | None:

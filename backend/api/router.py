@@ -10,6 +10,7 @@ from backend.api.routes import (
     health,
     invitations,
     limits,
+    mailed_links,
     members,
     models,
     passwords,
@@ -28,6 +29,10 @@ PUBLIC = frozenset(
         "/docs/start.js",
         "/docs/static/{name}",
         "/openapi.json",
+        "/accept-invitation",
+        "/confirm",
+        "/reset-password",
+        "/mailed-link.js",
         "/.well-known/jwks.json",
         "/.well-known/oauth-authorization-server",
         "/v1/auth/token",
@@ -65,4 +70,5 @@ def build_router() -> APIRouter:
     root.include_router(auth.discovery)
     root.include_router(health.router)
     root.include_router(docs.router)
+    root.include_router(mailed_links.router)
     return root

@@ -25,11 +25,16 @@ app.add_typer(models.app, name="models")
 app.add_typer(usage.app, name="usage")
 
 
-@app.callback(invoke_without_command=False)
-def main(
-    version: bool = typer.Option(False, "--version", help="Print the version and leave.", is_eager=True),
-) -> None:
-    """Sell predictions: serve trained models to many tenants, admitted, metered and billed exactly once."""
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(__version__)
         raise typer.Exit
+
+
+@app.callback()
+def main(
+    _version: bool = typer.Option(
+        False, "--version", help="Print the version and leave.", is_eager=True, callback=_show_version
+    ),
+) -> None:
+    """Sell predictions: serve trained models to many tenants, admitted, metered and billed exactly once."""

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from backend.adapters.crypto.passwords import Argon2Passwords
 from backend.adapters.db.engine import UnsupportedDatabase
-from backend.adapters.db.migrations import DatabaseUnusable
+from backend.adapters.db.migrations import DatabaseUnusable, require_current
 from backend.adapters.db.unit_of_work import SqlUnitOfWork
 from backend.composition import MisconfiguredError, Shared, open_shared
 from backend.domain.clock import SystemClock
@@ -59,7 +59,12 @@ def run(work: Callable[[Settings], Coroutine[Any, Any, T]]) -> T:
 
 @asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[Shared]:
-    """Open the store and admission for one command."""
+    """Open the store and admission for one command.
+
+    Raises:
+        DatabaseUnusable: the database is not at the revision that this version needs.
+    """
+    require_current(settings.database_url)
     async with AsyncExitStack() as stack:
         yield await open_shared(settings, stack, SystemClock())
 

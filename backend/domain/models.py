@@ -57,6 +57,11 @@ class ModelRef:
         return cls(match[1], match[2])
 
 
+def is_model_reference(text: str) -> bool:
+    """Whether a text may name a model, a version or an alias."""
+    return _REFERENCE.fullmatch(text) is not None
+
+
 def is_model_name(text: str) -> bool:
     """Whether a text may name a model: lower-case letters, digits, dot, dash and underscore, at most 64."""
     match = _REFERENCE.fullmatch(text)

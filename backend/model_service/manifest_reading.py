@@ -92,6 +92,9 @@ class _Fields:
         if unknown:
             raise ModelRefused(f"The manifest has an unknown field {self._prefix + min(unknown)!r}.")
 
+    def has(self, key: str) -> bool:
+        return key in self._values
+
     def raw(self, key: str) -> object:
         if key not in self._values:
             raise ModelRefused(f"The manifest has no {self._prefix + key!r}.")
@@ -148,7 +151,9 @@ def _runner(value: object) -> RunnerChoice:
         reason=found.get("reason", str),
         one_row_us=_number(found.raw("one_row_us"), "runner.one_row_us"),
         candidates=tuple(
-            _candidate(item, f"runner.candidates[{index}]") for index, item in enumerate(found.get("candidates", list))
+            _candidate(item, f"runner.candidates[{index}]")
+            # Manifests of before the parity gate name none.
+            for index, item in enumerate(found.get("candidates", list) if found.has("candidates") else ())
         ),
     )
 

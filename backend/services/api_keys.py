@@ -3,13 +3,12 @@
 A secret leaves this module once, in the value that creation or rotation returns.
 """
 
-import ipaddress
 import re
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypedDict
 
-from backend.domain.api_keys import ApiKey, Environment, KeyStatus, audit_view, mint_key, mint_secret
+from backend.domain.api_keys import ApiKey, Environment, KeyStatus, audit_view, is_network, mint_key, mint_secret
 from backend.domain.attenuation import Reach, require_within
 from backend.domain.audit import Action, AuditEntry
 from backend.domain.callers import Caller
@@ -24,7 +23,7 @@ from backend.domain.errors import (
     RotationInProgress,
 )
 from backend.domain.ids import KeyId, new_id
-from backend.domain.models import ModelRef
+from backend.domain.models import is_model_reference
 from backend.domain.scopes import DEFAULT_KEY_SCOPES, PLATFORM_SCOPES, Scope
 from backend.services.ports import Admission, CursorCodec, KeyHasher, UnitOfWork
 from backend.services.ports.store import KeyFilter
@@ -249,10 +248,10 @@ class ApiKeyService:
         if wish.expires_at is not None and wish.expires_at <= self._clock.now():
             problems.append(FieldError("/expires_at", "lies in the past"))
         for index, cidr in enumerate(wish.allowed_cidrs or ()):
-            if not _is_network(cidr):
+            if not is_network(cidr):
                 problems.append(FieldError(f"/allowed_cidrs/{index}", "is not a network in CIDR notation"))
         for index, reference in enumerate(wish.models or ()):
-            if not _is_model_reference(reference):
+            if not is_model_reference(reference):
                 problems.append(FieldError(f"/models/{index}", "is not the name of a model, version or alias"))
         if any(not _METADATA_KEY.fullmatch(name) for name in wish.metadata):
             problems.append(FieldError("/metadata", "has a name that is not 1-40 letters, digits, dots or dashes"))
@@ -288,19 +287,3 @@ def _wish_of(key: ApiKey) -> KeyWish:
         monthly_quota=key.monthly_quota,
         metadata=key.metadata,
     )
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_model_reference(text: str) -> bool:
-    try:
-        ModelRef.parse(text)
-    except NotFound:
-        return False
-    return True

@@ -7,17 +7,13 @@ early, ask admission once, run only the rows that nobody asked before, make the 
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from backend.domain.admission import (
     AdmissionDecision,
     AdmissionRequest,
-    IdempotencyClaim,
     Lease,
     Settlement,
-    Standing,
-    StoredAnswer,
     Verdict,
 )
 from backend.domain.api_keys import KeyGrant
@@ -35,46 +31,14 @@ from backend.domain.errors import (
     Unauthenticated,
 )
 from backend.domain.ids import new_id
-from backend.domain.models import ModelInfo, ModelRef, OutputOptions
+from backend.domain.models import ModelInfo, ModelRef
+from backend.domain.predictions import PredictCommand, PredictionAnswer, ReplayedAnswer
 from backend.domain.scopes import Scope
 from backend.domain.usage import UsageEvent, decide_billing
 from backend.services.cache_keys import cache_key, cache_key_prefix
 from backend.services.ports import Admission, EncodedRows, KeyDirectory, Ledger, ModelCatalog, ServedModel
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PredictCommand:
-    """One request, freed of its protocol. ``render`` turns an answer into what a replay has to repeat."""
-
-    model: str
-    inputs: Sequence[object]
-    request_id: str
-    render: "Callable[[PredictionAnswer], StoredAnswer]"
-    options: OutputOptions = field(default_factory=OutputOptions)
-    idempotency: IdempotencyClaim | None = None
-    reads_cache: bool = True
-    fills_cache: bool = True
-    deadline_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PredictionAnswer:
-    """One answered request; each of ``predictions`` is a JSON object, in the order of the rows."""
-
-    event: UsageEvent
-    model: ModelInfo
-    predictions: Sequence[bytes]
-    standing: Standing
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplayedAnswer:
-    """The stored answer of an earlier request with the same Idempotency-Key."""
-
-    answer: StoredAnswer
-    standing: Standing
 
 
 class PredictionService:

@@ -625,7 +625,9 @@ async def test_k5_keys_with_a_common_beginning_are_different_callers(world: Worl
     assert (await models(world.client, first.live.secret)).status_code == 200
 
 
-@pytest.mark.parametrize("name", ["api_key", "API_KEY", "key", "token", "access_token", "x-api-key", "anything", "q"])
+@pytest.mark.parametrize(
+    "name", ["api_key", "API_KEY", "key", "token", "access_token", "x-api-key", "anything", "cursor"]
+)
 async def test_k6_a_key_in_the_url_is_refused_and_not_logged(
     world: World, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:

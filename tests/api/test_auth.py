@@ -121,6 +121,16 @@ async def test_o7_token_answers_are_not_stored_anywhere(world: World, stranger: 
         assert answer.headers["pragma"] == "no-cache"
 
 
+async def test_o7_a_token_in_a_url_is_refused_under_any_name(world: World, stranger: AsyncClient) -> None:
+    tenant = await world.tenant()
+    tokens = await log_in(stranger, tenant.owner_email)
+    for secret in (tokens["access_token"], tokens["refresh_token"], "fs_" + "a" * 43):
+        for query in (f"q={secret}", secret):
+            answer = await stranger.get(f"/livez?{query}")
+            assert problem(answer) == (400, "key-in-url")
+            assert secret not in answer.text
+
+
 @pytest.mark.parametrize("name", ["access_token", "refresh_token", "token", "password", "client_secret"])
 async def test_o7_secrets_in_a_url_are_refused_wherever_they_are_sent(world: World, name: str) -> None:
     for method, path in (("POST", "/v1/auth/token"), ("GET", "/v1/me"), ("GET", "/livez")):

@@ -117,14 +117,14 @@ async def test_a_damaged_version_is_listed_as_unavailable(with_damage: World) ->
 
 
 @asynccontextmanager
-async def on_database(url: str, **settings: Any) -> AsyncIterator[World]:
-    async with running(embedded_settings(Path("unused"), database_url=url, **settings), "dying") as world:
+async def on_database(folder: Path, **settings: Any) -> AsyncIterator[World]:
+    async with running(embedded_settings(folder, **settings), "dying") as world:
         yield world
 
 
-async def test_503_while_the_database_is_gone_and_200_when_it_is_back(postgres_url: str) -> None:
+async def test_503_while_the_database_is_gone_and_200_when_it_is_back(postgres_url: str, tmp_path: Path) -> None:
     with postgres_database(postgres_url) as url:
-        async with on_database(url) as world:
+        async with on_database(tmp_path, database_url=url) as world:
             tenant = await world.tenant()
             assert (await ready(world)).status_code == 200
             with postgres_cut_off(url):
@@ -187,16 +187,14 @@ class Wire:
             sink.close()
 
 
-async def test_503_within_the_bound_while_the_database_is_silent(postgres_url: str) -> None:
+async def test_503_within_the_bound_while_the_database_is_silent(postgres_url: str, tmp_path: Path) -> None:
     with postgres_database(postgres_url) as url:
         parsed = make_url(url)
         wire = Wire(parsed.host or "127.0.0.1", parsed.port or 5432)
         async with wire.open() as port:
             wired = parsed.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
-            settings = embedded_settings(
-                Path("unused"), database_url=wired, migration_database_url=url, database_timeout_s=1.0
-            )
-            async with running(settings, "silent") as world:
+            options: dict[str, Any] = {"database_url": wired, "migration_database_url": url, "database_timeout_s": 1.0}
+            async with on_database(tmp_path, **options) as world:
                 assert (await ready(world)).status_code == 200
                 wire.go_silent()
                 for answer in await asyncio.gather(ready(world), ready(world)):

@@ -62,7 +62,8 @@ def test_every_revision_goes_up_down_and_up_again(url: str) -> None:
         before = objects_of(url)
         migrate(url, script.revision)
         after = objects_of(url)
-        assert after != before
+        # What only PostgreSQL can do is no change on SQLite.
+        assert after != before or url.startswith("sqlite")
         migrate(url, "-1", down=True)
         assert objects_of(url) == before
         migrate(url, script.revision)
@@ -194,6 +195,7 @@ CHANGES = {
 }
 TAMPERING = (
     "ALTER TABLE usage_events DISABLE TRIGGER ALL",
+    "ALTER TABLE usage_events DISABLE ROW LEVEL SECURITY",
     "DROP TRIGGER usage_events_append_only ON usage_events",
     "DROP TABLE usage_events",
     "SET session_replication_role = replica",
@@ -264,6 +266,9 @@ POSTGRES_OBJECTS = (
     "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
     "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint WHERE connamespace = 'public'::regnamespace",
     "SELECT tgname, pg_get_triggerdef(oid), tgenabled FROM pg_trigger WHERE NOT tgisinternal",
+    "SELECT tablename, policyname, qual, with_check FROM pg_policies WHERE schemaname = 'public'",
+    """SELECT relname, relrowsecurity, relforcerowsecurity FROM pg_class
+       WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'""",
     "SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
     """SELECT table_name, grantee, privilege_type FROM information_schema.role_table_grants
        WHERE grantee = 'forecourt_app'""",

@@ -10,14 +10,21 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.exc import SQLAlchemyError
 
+from backend.adapters.db.engine import open_engine
 from backend.domain.api_keys import Environment, mint_key
 from backend.logs import FIELDS, JsonFormatter, TextFormatter, redacted, start_logging
 
 KEY = mint_key(Environment.LIVE)[0]
 TOKEN = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJ1c3JfMSJ9.c2lnbmF0dXJlLXNpZ25hdHVyZQ"
 REFRESH_TOKEN = "fr_" + "aB3-_" * 8 + "xyz"
-SECRETS = [KEY, mint_key(Environment.TEST)[0], TOKEN, REFRESH_TOKEN]
+SECRETS = [
+    KEY,
+    mint_key(Environment.TEST)[0],
+    TOKEN,
+    *(prefix + REFRESH_TOKEN.removeprefix("fr_") for prefix in ("fr_", "fm_", "fs_")),
+]
 FORMATTERS = [JsonFormatter(), TextFormatter()]
 
 
@@ -108,6 +115,17 @@ def test_k3_a_secret_in_a_value_that_is_no_text_is_cut_out_too(formatter: loggin
         assert KEY not in formatter.format(a_record(cause=value))
 
 
+@pytest.mark.anyio
+async def test_k3_a_statement_that_failed_tells_none_of_its_values() -> None:
+    engine = open_engine("sqlite+aiosqlite:///:memory:", pool_size=2, timeout_s=2.0)
+    with pytest.raises(SQLAlchemyError) as failed:
+        async with engine.connect() as connection:
+            await connection.exec_driver_sql("INSERT INTO nowhere VALUES (?)", ("seven elephants",))
+    await engine.dispose()
+    assert "nowhere" in str(failed.value)
+    assert "seven elephants" not in str(failed.value)
+
+
 @pytest.mark.parametrize(
     ("url", "host"),
     [
@@ -158,7 +176,7 @@ def test_x3_nothing_in_a_value_begins_a_line_or_moves_the_cursor(formatter: logg
 
 
 @given(st.text(st.characters()))
-def test_x3_whatever_the_text_it_is_one_printable_line_of_text_that_can_be_encoded(text: str) -> None:
+def test_x3_whatever_a_text_it_is_one_printable_line_of_text_that_can_be_encoded(text: str) -> None:
     line = redacted(text)
     assert len(line.splitlines()) <= 1
     line.encode()

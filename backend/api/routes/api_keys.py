@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from backend.api.deps import ApiKeyServiceDep, ClockDep, KeysReader, KeysWriter
-from backend.api.idempotency import IdempotentRoute, Once
+from backend.api.idempotency import ONCE_REFUSALS, IdempotentRoute, Once
 from backend.api.refusals import refusals
 from backend.api.schemas.api_keys import ApiKeyChangeIn, ApiKeyIn, ApiKeyOut, NewApiKeyOut, RotatedApiKeyOut, RotationIn
 from backend.api.schemas.common import Page
@@ -15,14 +15,13 @@ from backend.domain.api_keys import Environment, KeyStatus
 from backend.services.ports.store import KeyFilter
 
 router = APIRouter(prefix="/api-keys", tags=["api keys"], route_class=IdempotentRoute)
-_ONCE = (errors.BadRequest, errors.IdempotencyInProgress, errors.IdempotencyKeyReused)
 
 
 @router.post(
     "",
     status_code=201,
     summary="Create an API key",
-    responses=refusals(errors.ScopeExceedsGrantor, errors.KeyLimitReached, *_ONCE),
+    responses=refusals(errors.ScopeExceedsGrantor, errors.KeyLimitReached, *ONCE_REFUSALS),
 )
 async def create_api_key(
     body: ApiKeyIn, caller: KeysWriter, service: ApiKeyServiceDep, clock: ClockDep, response: Response, _once: Once
@@ -76,7 +75,7 @@ async def update_api_key(
     "/{key_id}/rotate",
     summary="Rotate an API key",
     responses=refusals(
-        errors.NotFound, errors.KeyNotRotatable, errors.RotationInProgress, errors.ScopeExceedsGrantor, *_ONCE
+        errors.NotFound, errors.KeyNotRotatable, errors.RotationInProgress, errors.ScopeExceedsGrantor, *ONCE_REFUSALS
     ),
 )
 async def rotate_api_key(

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from fastapi.responses import StreamingResponse
 
 from backend.api.deps import AuditReader, AuditServiceDep, StoreDep
+from backend.api.ndjson import NdjsonResponse
 from backend.api.refusals import refusals
 from backend.api.schemas.audit import AuditRecordOut, ChainOut
 from backend.api.schemas.common import InstantIn, Page
@@ -44,10 +44,10 @@ async def verify_chain(caller: AuditReader, service: AuditServiceDep) -> ChainOu
     return ChainOut.of(await service.verify(caller))
 
 
-@router.get("/export", summary="Export the audit log", response_class=StreamingResponse, responses=refusals())
-async def export_records(caller: AuditReader, store: StoreDep) -> StreamingResponse:
+@router.get("/export", summary="Export the audit log", response_class=NdjsonResponse, responses=refusals())
+async def export_records(caller: AuditReader, store: StoreDep) -> NdjsonResponse:
     """Return every record as NDJSON, oldest first."""
-    return StreamingResponse(_lines(export_chain(store, caller)), media_type="application/x-ndjson")
+    return NdjsonResponse(_lines(export_chain(store, caller)))
 
 
 async def _lines(records: AsyncIterator[AuditRecord]) -> AsyncIterator[str]:

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from backend.api.deps import AcceptanceServiceDep, ClockDep, InvitationServiceDep, MembersWriter, SignedInCaller
-from backend.api.idempotency import IdempotentRoute, Once
+from backend.api.idempotency import ONCE_REFUSALS, IdempotentRoute, Once
 from backend.api.refusals import refusals
 from backend.api.schemas.common import Page
 from backend.api.schemas.members import AcceptedOut, AcceptIn, InvitationIn, InvitationOut
@@ -14,14 +14,13 @@ from backend.domain import errors
 from backend.services.acceptances import Acceptance
 
 router = APIRouter(prefix="/invitations", tags=["tenant"], route_class=IdempotentRoute)
-_ONCE = (errors.BadRequest, errors.IdempotencyInProgress, errors.IdempotencyKeyReused)
 
 
 @router.post(
     "",
     status_code=201,
     summary="Invite somebody",
-    responses=refusals(errors.RoleNotGrantable, errors.ScopeExceedsGrantor, errors.AlreadyMember, *_ONCE),
+    responses=refusals(errors.RoleNotGrantable, errors.ScopeExceedsGrantor, errors.AlreadyMember, *ONCE_REFUSALS),
 )
 async def create_invitation(
     body: InvitationIn, caller: MembersWriter, service: InvitationServiceDep, clock: ClockDep, _once: Once

@@ -17,12 +17,8 @@ from backend.domain.admission import StoredAnswer
 from backend.domain.callers import PredictCaller
 from backend.domain.errors import BadRequest, FieldError, Invalid
 from backend.domain.models import OutputOptions
-from backend.services.predictions import (
-    PredictCommand,
-    PredictionAnswer,
-    PredictionService,
-    ReplayedAnswer,
-)
+from backend.domain.predictions import PredictCommand, PredictionAnswer, ReplayedAnswer
+from backend.services.predictions import PredictionService
 
 router = APIRouter(tags=["predictions"])
 

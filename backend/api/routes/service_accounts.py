@@ -5,21 +5,20 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from backend.api.deps import MembersWriter, ServiceAccountServiceDep
-from backend.api.idempotency import IdempotentRoute, Once
+from backend.api.idempotency import ONCE_REFUSALS, IdempotentRoute, Once
 from backend.api.refusals import refusals
 from backend.api.schemas.common import Page
 from backend.api.schemas.service_accounts import NewServiceAccountOut, ServiceAccountIn, ServiceAccountOut
 from backend.domain import errors
 
 router = APIRouter(prefix="/service-accounts", tags=["service accounts"], route_class=IdempotentRoute)
-_ONCE = (errors.BadRequest, errors.IdempotencyInProgress, errors.IdempotencyKeyReused)
 
 
 @router.post(
     "",
     status_code=201,
     summary="Create a service account",
-    responses=refusals(errors.ScopeExceedsGrantor, *_ONCE),
+    responses=refusals(errors.ScopeExceedsGrantor, *ONCE_REFUSALS),
 )
 async def create_service_account(
     body: ServiceAccountIn, caller: MembersWriter, service: ServiceAccountServiceDep, response: Response, _once: Once
@@ -49,7 +48,7 @@ async def list_service_accounts(
 @router.post(
     "/{account_id}/rotate-secret",
     summary="Make a new secret",
-    responses=refusals(errors.NotFound, errors.ScopeExceedsGrantor, *_ONCE),
+    responses=refusals(errors.NotFound, errors.ScopeExceedsGrantor, *ONCE_REFUSALS),
 )
 async def rotate_secret(
     account_id: str, caller: MembersWriter, service: ServiceAccountServiceDep, response: Response, _once: Once

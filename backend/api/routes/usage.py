@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import AwareDatetime
 
 from backend.api.deps import EventsReaderCaller, UsageReaderCaller, UsageServiceDep
+from backend.api.ndjson import ALSO_NDJSON, NDJSON
 from backend.api.refusals import refusals
 from backend.api.schemas.common import Page
 from backend.api.schemas.usage import SummaryOut, UsageEventOut
@@ -23,7 +24,12 @@ class EventFormat(StrEnum):
     NDJSON = "ndjson"
 
 
-@router.get("/events", summary="Read usage events", response_model=Page[UsageEventOut], responses=refusals())
+@router.get(
+    "/events",
+    summary="Read usage events",
+    response_model=Page[UsageEventOut],
+    responses=refusals() | ALSO_NDJSON,
+)
 async def list_events(
     caller: EventsReaderCaller,
     service: UsageServiceDep,
@@ -43,7 +49,7 @@ async def list_events(
         if answer.next_cursor:
             headers["X-Next-Cursor"] = answer.next_cursor
         lines = "".join(event.model_dump_json() + "\n" for event in events)
-        return Response(lines, headers=headers, media_type="application/x-ndjson")
+        return Response(lines, headers=headers, media_type=NDJSON)
     page = Page[UsageEventOut](data=events, has_more=answer.page.has_more, next_cursor=answer.next_cursor)
     return Response(page.model_dump_json(), headers=headers, media_type="application/json")
 

@@ -6,7 +6,7 @@ import orjson
 from pydantic import Field
 
 from backend.api.schemas.common import In, Out
-from backend.services.predictions import PredictionAnswer
+from backend.domain.predictions import PredictionAnswer
 
 
 class PredictParameters(In):

@@ -9,7 +9,7 @@ import pytest
 
 from backend.domain.models import Feature, FeatureType, Task
 from backend.model_service.errors import ModelRefused
-from backend.model_service.manifest import ArtifactFormat, Container, Manifest, RunnerChoice
+from backend.model_service.manifest import ArtifactFormat, Candidate, Container, Manifest, RunnerChoice, Verdict
 from backend.model_service.manifest_reading import MAX_MANIFEST_BYTES, parse_manifest
 
 MANIFEST = Manifest(
@@ -25,7 +25,15 @@ MANIFEST = Manifest(
         Feature(name="town/ü", type=FeatureType.STRING, nullable=True, categories=("a", "b"), example="a"),
     ),
     labels=("cheap", "dear"),
-    runner=RunnerChoice(name="scikit-learn", reason="the reference", one_row_us=210.5),
+    runner=RunnerChoice(
+        name="scikit-learn",
+        reason="the reference",
+        one_row_us=210.5,
+        candidates=(
+            Candidate(name="treelite", verdict=Verdict.UNSUITED, reason="no trees"),
+            Candidate(name="scikit-learn", verdict=Verdict.CHOSEN, reason="", one_row_us=210.5, max_difference=0.0),
+        ),
+    ),
     metrics={"accuracy": 0.5},
     created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     library_versions={"scikit-learn": "1.9.1"},
@@ -74,6 +82,7 @@ def test_a_missing_field_is_named(name: str) -> None:
         ({"created_at": "yesterday"}, "not an ISO 8601 time"),
         ({"created_at": "2026-01-02T03:04:05"}, "no time zone"),
         ({"runner": {"name": "scikit-learn", "reason": ""}}, "no 'runner.one_row_us'"),
+        ({"runner": {"name": "a", "reason": "", "one_row_us": 1, "candidates": [{}]}}, r"candidates\[0\].name"),
         ({"sample_rows": [[1.0]]}, "one value per input"),
         ({"sample_rows": [[1.0, {}]]}, "not a plain value"),
         ({"from_the_future": 1}, "unknown field 'from_the_future'"),
@@ -82,6 +91,11 @@ def test_a_missing_field_is_named(name: str) -> None:
 def test_a_wrong_field_is_refused_with_its_reason(changes: dict[str, Any], reason: str) -> None:
     with pytest.raises(ModelRefused, match=reason):
         parse_manifest(changed(**changes))
+
+
+def test_a_manifest_from_before_the_parity_gate_is_read() -> None:
+    data = changed(runner={"name": "scikit-learn", "reason": "the reference", "one_row_us": 210.5})
+    assert parse_manifest(data).runner.candidates == ()
 
 
 def test_two_inputs_of_one_name_are_refused() -> None:

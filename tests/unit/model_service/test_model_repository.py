@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.model_service.aliases import WeightedVersion
 from backend.model_service.errors import ModelRefused
 from backend.model_service.manifest import Manifest
 from backend.model_service.repository import ModelRepository, version_order
@@ -151,9 +152,9 @@ def test_a_half_written_version_is_not_seen(repository: ModelRepository, models:
 
 def test_an_alias_is_set_beside_the_others(repository: ModelRepository) -> None:
     assert repository.aliases("iris") == {}
-    repository.set_alias("iris", "stable", "1")
-    repository.set_alias("iris", "beta", "2")
-    repository.set_alias("iris", "stable", "2")
+    repository.set_alias("iris", "stable", [WeightedVersion("1", 1)])
+    repository.set_alias("iris", "beta", [WeightedVersion("2", 1)])
+    repository.set_alias("iris", "stable", [WeightedVersion("2", 1)])
     assert {alias: target[0].version for alias, target in repository.aliases("iris").items()} == {
         "beta": "2",
         "stable": "2",

@@ -22,7 +22,8 @@ from backend.model_service.answers import AnswerWriter
 from backend.model_service.batch import BatchBuilder
 from backend.model_service.errors import ModelRefused, WrongAnswer
 from backend.model_service.manifest import Container
-from backend.model_service.runners import Columns, SklearnRunner, class_labels, make_runner
+from backend.model_service.runner_kinds import make_runner
+from backend.model_service.runners import Columns, SklearnRunner, class_labels
 
 GENERATOR = np.random.default_rng(2)
 X = GENERATOR.normal(size=(60, 3))
@@ -124,6 +125,32 @@ def test_a_forest_walks_its_trees_once() -> None:
     model = Counting(3, random_state=0).fit(X, X[:, 0] > 0)
     SklearnRunner(model, Task.CLASSIFICATION, BUILDER).predict(ROWS, WITH)
     assert model.calls == 1
+
+
+def test_a_linear_classifier_computes_its_scores_once_unless_two_classes_tie() -> None:
+    class Counting(LogisticRegression):  # type: ignore[misc]  # scikit-learn has no types
+        calls = 0
+
+        def decision_function(self, X: Any) -> Any:  # noqa: N803 - scikit-learn's name
+            self.calls += 1
+            return super().decision_function(X)
+
+    def calls(offset: float) -> int:
+        model = Counting().fit(X, X[:, 0] > 0)
+        model.__class__ = LogisticRegression
+        expected = model.predict(np.array(ROWS)).tolist()
+        model.coef_ *= offset
+        model.intercept_ *= offset
+        model.__class__ = Counting
+        runner = SklearnRunner(model, Task.CLASSIFICATION, BUILDER)
+        runner._label_is_highest_score = True
+        columns = runner.predict(ROWS, WITH)
+        # A score of 1e-20 is above zero, and both its probabilities are 0.5.
+        assert list(columns.labels or ()) == expected
+        return int(model.calls)
+
+    assert calls(1.0) == 1
+    assert calls(1e-20) == 2
 
 
 def test_a_regressor_answers_with_a_value() -> None:

@@ -1,7 +1,9 @@
 """The shared service: loaded once, resolved by reference; a bad version is alone; together is as one by one."""
 
 import asyncio
+import os
 import shutil
+import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,10 +21,12 @@ from backend.domain.errors import ModelNotFound, ModelUnavailable, Overloaded, S
 from backend.domain.health import HealthStatus
 from backend.domain.models import ModelRef, OutputOptions
 from backend.model_service import LaneLimits, ModelService
+from backend.model_service.aliases import WeightedVersion
 from backend.model_service.answers import AnswerWriter
 from backend.model_service.artifacts import load_artifact
 from backend.model_service.encoding import RowEncoder
 from backend.model_service.lanes import Lanes
+from backend.model_service.loading import Loader
 from backend.model_service.manifest import ArtifactFormat, Manifest, Row
 from backend.model_service.repository import ModelRepository
 from backend.model_service.runners import Columns
@@ -131,7 +135,7 @@ async def test_nothing_is_read_from_disk_to_answer(models: Path, iris_rows: list
     ("reference", "version"), [("iris", "2"), ("iris@1", "1"), ("iris@2", "2"), ("iris@beta", "1"), ("forest", "1")]
 )
 async def test_a_reference_is_a_name_a_version_or_an_alias(models: Path, reference: str, version: str) -> None:
-    ModelRepository(models).set_alias("iris", "beta", "1")
+    ModelRepository(models).set_alias("iris", "beta", [WeightedVersion("1", 1)])
     async with serving(models) as service:
         assert resolve(service, reference).info.version == version
 
@@ -144,7 +148,7 @@ async def test_an_unknown_reference_is_not_found(registered_root: Path, referenc
 
 
 async def test_stable_is_what_a_bare_name_means(models: Path) -> None:
-    ModelRepository(models).set_alias("iris", "stable", "1")
+    ModelRepository(models).set_alias("iris", "stable", [WeightedVersion("1", 1)])
     async with serving(models) as service:
         assert resolve(service, "iris").info.version == "1"
         assert {summary.name: summary.default_version for summary in service.list()} == {"iris": "1", "forest": "1"}
@@ -193,7 +197,7 @@ async def test_a_damaged_version_is_recorded_and_the_others_serve(models: Path, 
 
 
 async def test_a_damaged_stable_version_is_not_silently_replaced(models: Path) -> None:
-    ModelRepository(models).set_alias("iris", "stable", "2")
+    ModelRepository(models).set_alias("iris", "stable", [WeightedVersion("2", 1)])
     damage(models, "iris", "2")
     async with serving(models) as service:
         with pytest.raises(ModelUnavailable):
@@ -224,7 +228,7 @@ async def test_damaged_aliases_leave_only_versions_to_ask_for(models: Path) -> N
 
 
 async def test_an_alias_of_a_version_that_does_not_exist_is_told(models: Path) -> None:
-    ModelRepository(models).set_alias("iris", "beta", "77")
+    ModelRepository(models).set_alias("iris", "beta", [WeightedVersion("77", 1)])
     async with serving(models) as service:
         with pytest.raises(ModelUnavailable):
             resolve(service, "iris@beta")
@@ -337,10 +341,13 @@ def behind(manifest: Manifest, runner: Any, lanes: Lanes) -> LoadedModel:
 
 async def test_a_stuck_model_is_down_in_the_health_and_well_again_when_it_returns(registered_root: Path) -> None:
     manifest = ModelRepository(registered_root).manifest("iris", "1")
+    manifest = replace(manifest, runner=replace(manifest.runner, one_row_us=900.0))
     runner = Held()
     lanes = Lanes(LaneLimits(stuck_after_s=0.05))
     model = behind(manifest, runner, lanes)
-    service = ModelService({"iris": Shelf(versions={"1": model}, failed={})}, lanes, loads=1)
+    loader = Loader(ModelRepository(registered_root), lanes, allow_pickle=False, max_rows=10)
+    service = ModelService({"iris": Shelf(versions={"1": model}, failed={})}, lanes, loader)
+    others = set(threading.enumerate())
     lanes.start()
     assert await lines(service) == {"model:iris": (HealthStatus.OK, "")}
     with pytest.raises(ModelUnavailable):
@@ -350,7 +357,7 @@ async def test_a_stuck_model_is_down_in_the_health_and_well_again_when_it_return
         await model.run(model.encode([[1, 2, 3, 4]]), [0], WITH, share="a")
     runner.gate.set()
     for thread in threading.enumerate():
-        if thread.name == "model-worker-1":
+        if thread.name == "model-worker-1" and thread not in others:
             await asyncio.to_thread(thread.join, 10)
     assert await lines(service) == {"model:iris": (HealthStatus.OK, "")}
     assert await model.run(model.encode([[1, 2, 3, 4]]), [0], WITH, share="a") == [b'{"label":"held"}']
@@ -388,3 +395,43 @@ async def test_a_few_rows_of_a_fast_runner_are_computed_on_the_event_loop(regist
         await model.run(model.encode([[13, 2, 3, 4]]), [0], WITH, share="a")
     assert "unlucky" not in caught.value.detail
     await lanes.aclose()
+
+
+async def test_an_alias_with_weights_gives_a_caller_the_same_version_each_time(models: Path) -> None:
+    ModelRepository(models).set_alias("iris", "canary", [WeightedVersion("1", 1), WeightedVersion("2", 1)])
+    async with serving(models) as service:
+        reference = ModelRef("iris", "canary")
+        callers = [f"ten_a:key_{at}" for at in range(50)]
+        first = [service.resolve(reference, caller).info.version for caller in callers]
+        assert set(first) == {"1", "2"}
+        assert [service.resolve(reference, caller).info.version for caller in callers] == first
+
+
+POOLS = """
+import threading
+import numpy, scipy.linalg, sklearn.ensemble, treelite
+from threadpoolctl import threadpool_info
+from backend.model_service.fitted import one_native_thread
+
+def work():
+    one_native_thread()
+    print(sorted({(pool["user_api"], pool["num_threads"]) for pool in threadpool_info()}))
+
+worker = threading.Thread(target=work)
+worker.start()
+worker.join()
+"""
+
+
+async def test_native_code_keeps_to_the_workers_own_thread() -> None:
+    # A process of its own: while a test run holds a limit, threadpoolctl lets no other thread set one.
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        POOLS,
+        cwd=Path(__file__).parents[3],
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "3", "OMP_NUM_THREADS": "3"},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    printed, _ = await process.communicate()
+    assert printed.decode().strip() == "[('blas', 1), ('openmp', 1)]"
