@@ -72,10 +72,11 @@ def _finish(operation: dict[str, Any], path: str) -> None:
         operation["security"] = [{"ApiKey": []}, {"Bearer": []}, {"Login": []}]
     for response in operation["responses"].values():
         content = response.get("content", {})
-        if "application/problem+json" in content and "application/json" in content:
-            # FastAPI puts a declared model under JSON; a refusal is always a problem document.
-            schema = content.pop("application/json")["schema"]
-            content["application/problem+json"]["schema"] = schema
+        problem = content.get("application/problem+json")
+        if problem is not None and len(content) > 1:
+            # FastAPI puts a declared model under the route's own media type; a refusal is always a problem document.
+            problem["schema"] = next(each["schema"] for each in content.values() if "schema" in each)
+            response["content"] = {"application/problem+json": problem}
 
 
 def _typed(

@@ -1,12 +1,18 @@
 """Every adapter of a port, under one name: a test that asks for the port runs once for each."""
 
+from collections.abc import AsyncIterator, Iterator
+
 import pytest
 
+from backend.adapters.db.ledger import GroupCommitLedger
+from backend.adapters.db.migrations import upgrade
 from backend.adapters.memory import MemoryLoginThrottle
 from backend.adapters.redis import RedisLoginThrottle
 from backend.services.ports import LoginThrottle
 from tests.contracts.asking import Desk
+from tests.contracts.ledgers import Books, opened_books
 from tests.contracts.stores import PATIENT_S, Store, memory_store, redis_store
+from tests.databases import postgres_database, sqlite_url
 from tests.fakes import FakeClock, FakeHistory
 
 
@@ -32,3 +38,28 @@ def throttle(request: pytest.FixtureRequest, clock: FakeClock) -> LoginThrottle:
     if request.param == "memory":
         return MemoryLoginThrottle(clock)
     return RedisLoginThrottle(request.getfixturevalue("redis_client"), timeout_s=PATIENT_S, clock=clock)
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def books_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A migrated database of either kind; tests of one module share it, and have tenants of their own."""
+    if request.param == "sqlite":
+        url = sqlite_url(tmp_path_factory.mktemp("books"))
+        upgrade(url)
+        yield url
+        return
+    with postgres_database(request.getfixturevalue("postgres_url")) as url:
+        upgrade(url)
+        yield url
+
+
+@pytest.fixture(scope="module")
+async def books(books_url: str) -> AsyncIterator[Books]:
+    async with opened_books(books_url) as books:
+        yield books
+
+
+@pytest.fixture
+async def ledger(books: Books) -> AsyncIterator[GroupCommitLedger]:
+    async with books.writer() as ledger:
+        yield ledger

@@ -1,16 +1,19 @@
 """A migrated ledger in a database of either kind, written by the application and looked at by somebody else."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import text
+import sqlalchemy
+from sqlalchemy import Connection, text
 
 from backend.adapters.db.engine import open_engine
 from backend.adapters.db.ledger import GroupCommitLedger
+from backend.adapters.db.tables import UsageEventRow
 from backend.adapters.db.unit_of_work import Database
 from backend.domain.api_keys import Environment
 from backend.domain.ids import TenantId, new_id
@@ -51,6 +54,22 @@ def an_event(tenant_id: TenantId, *, occurred_at: datetime = SERVED_AT, **change
     return replace(event, **changes)
 
 
+def columns_of(event: UsageEvent) -> dict[str, Any]:
+    """Return an event as the ledger's columns name it."""
+    fields = {name: str(value) if isinstance(value, str) else value for name, value in asdict(event).items()}
+    return {"event_id": fields.pop("id"), **fields, "fingerprint": event.fingerprint()}
+
+
+def insert(connection: Connection, event: UsageEvent) -> None:
+    """Insert an event past the ledger's writer, as another replica does, and leave the transaction open."""
+    connection.execute(sqlalchemy.insert(UsageEventRow), columns_of(event) | {"stored_at": datetime.now(UTC)})
+
+
+def current_transaction(connection: Connection) -> int:
+    """Return the id of a PostgreSQL transaction, which it has from then on."""
+    return int(connection.execute(text("SELECT pg_current_xact_id()::text")).scalar_one())
+
+
 @dataclass(frozen=True, slots=True)
 class Books:
     """One ledger: the application's connections to its database, and everybody else's."""
@@ -84,6 +103,11 @@ class Books:
     def commits(self, rows: Sequence[dict[str, Any]]) -> int:
         """Count the transactions that wrote these rows."""
         return len({row["commit_xid" if self.is_postgres else "stored_at"] for row in rows})
+
+
+async def append_all(ledger: GroupCommitLedger, events: Sequence[UsageEvent]) -> None:
+    """Append at once, so that several share a commit."""
+    await asyncio.gather(*(ledger.append(event.tenant_id, event) for event in events))
 
 
 @asynccontextmanager

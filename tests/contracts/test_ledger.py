@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import asdict, replace
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,12 +12,11 @@ import anyio
 import pytest
 
 from backend.adapters.db.ledger import EventConflict, GroupCommitLedger
-from backend.adapters.db.migrations import upgrade
 from backend.domain.errors import MeteringUnavailable
 from backend.domain.health import HealthStatus
 from backend.domain.usage import UsageEvent
-from tests.contracts.ledgers import Books, an_event, new_tenant, opened_books
-from tests.databases import postgres_cut_off, postgres_database, sqlite_url, writers_held_off
+from tests.contracts.ledgers import Books, an_event, columns_of, new_tenant, opened_books
+from tests.databases import postgres_cut_off, writers_held_off
 
 pytestmark = pytest.mark.anyio
 
@@ -26,47 +25,18 @@ SHORT_S = 0.3
 BOUND_S = 10.0
 
 # A file does not close its connections.
-postgres_only = pytest.mark.parametrize("ledger_url", ["postgres"], indirect=True)
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def ledger_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if request.param == "sqlite":
-        url = sqlite_url(tmp_path_factory.mktemp("ledger"))
-        upgrade(url)
-        yield url
-        return
-    with postgres_database(request.getfixturevalue("postgres_url")) as url:
-        upgrade(url)
-        yield url
+postgres_only = pytest.mark.parametrize("books_url", ["postgres"], indirect=True)
 
 
 @pytest.fixture
-async def books(ledger_url: str) -> AsyncIterator[Books]:
-    async with opened_books(ledger_url) as books:
-        yield books
-
-
-@pytest.fixture
-async def ledger(books: Books) -> AsyncIterator[GroupCommitLedger]:
-    async with books.writer() as ledger:
-        yield ledger
-
-
-@pytest.fixture
-async def hasty_ledger(ledger_url: str) -> AsyncIterator[GroupCommitLedger]:
+async def hasty_ledger(books_url: str) -> AsyncIterator[GroupCommitLedger]:
     """A ledger that waits for its database for a moment only."""
-    async with opened_books(ledger_url, timeout_s=SHORT_S) as books, books.writer() as ledger:
+    async with opened_books(books_url, timeout_s=SHORT_S) as books, books.writer() as ledger:
         yield ledger
 
 
-def content(event: UsageEvent) -> dict[str, Any]:
-    """Return an event as the ledger's columns name it."""
-    fields = {name: str(value) if isinstance(value, str) else value for name, value in asdict(event).items()}
-    return {"event_id": fields.pop("id"), **fields, "fingerprint": event.fingerprint()}
-
-
-async def append_all(ledger: GroupCommitLedger, events: list[UsageEvent]) -> list[BaseException | None]:
+async def outcomes(ledger: GroupCommitLedger, events: list[UsageEvent]) -> list[BaseException | None]:
+    """Append at once, so that several share a commit; return what each caller got."""
     return await asyncio.gather(*(ledger.append(event.tenant_id, event) for event in events), return_exceptions=True)
 
 
@@ -78,13 +48,13 @@ async def test_r2_an_event_is_durable_when_append_returns(books: Books, ledger: 
     [row] = books.rows(tenant)
     occurred_at, stored_at = (_instant(row[name]) for name in ("occurred_at", "stored_at"))
     assert before <= stored_at <= datetime.now(UTC)
-    assert {**row, "occurred_at": occurred_at} == row | content(event)
+    assert {**row, "occurred_at": occurred_at} == row | columns_of(event)
 
 
 async def test_concurrent_appends_share_few_commits(books: Books, ledger: GroupCommitLedger) -> None:
     tenant = new_tenant()
     events = [an_event(tenant) for _ in range(500)]
-    assert await append_all(ledger, events) == [None] * 500
+    assert await outcomes(ledger, events) == [None] * 500
     rows = books.rows(tenant)
     assert sorted(row["event_id"] for row in rows) == sorted(event.id for event in events)
     assert books.commits(rows) <= 3
@@ -113,7 +83,7 @@ async def test_an_idle_ledger_commits_each_event_at_once(books: Books, ledger: G
 async def test_a_batch_is_bounded(books: Books) -> None:
     tenant = new_tenant()
     async with books.writer(max_batch=4) as ledger:
-        assert await append_all(ledger, [an_event(tenant) for _ in range(10)]) == [None] * 10
+        assert await outcomes(ledger, [an_event(tenant) for _ in range(10)]) == [None] * 10
     rows = books.rows(tenant)
     assert (len(rows), books.commits(rows)) == (10, 3)
 
@@ -138,7 +108,7 @@ async def test_r3_the_same_event_again_changes_nothing(books: Books, ledger: Gro
     await ledger.append(tenant, event)
     stored = books.rows(tenant)
     await ledger.append(tenant, event)
-    assert await append_all(ledger, [event, event]) == [None, None]
+    assert await outcomes(ledger, [event, event]) == [None, None]
     assert books.rows(tenant) == stored
     assert ledger.conflicts == 0
 
@@ -150,8 +120,8 @@ async def test_r3_the_same_event_from_two_replicas_is_stored_once(
     events = [an_event(tenant) for _ in range(400)]
     async with books.writer() as replica:
         with writers_held_off(books.url):
-            first = asyncio.create_task(append_all(ledger, events))
-            second = asyncio.create_task(append_all(replica, events[::-1]))
+            first = asyncio.create_task(outcomes(ledger, events))
+            second = asyncio.create_task(outcomes(replica, events[::-1]))
             await anyio.wait_all_tasks_blocked()
         assert await first == await second == [None] * 400
     # At the first attempt: two that took the rows in different orders would deadlock.
@@ -164,7 +134,7 @@ async def test_r3_an_id_belongs_to_its_tenant(books: Books, ledger: GroupCommitL
     event = an_event(tenant)
     same_id = an_event(other, id=event.id, units=7)
     await ledger.append(tenant, event)
-    assert await append_all(ledger, [same_id, event]) == [None, None]
+    assert await outcomes(ledger, [same_id, event]) == [None, None]
     assert [row["units"] for row in books.rows(tenant) + books.rows(other)] == [2, 7]
 
 
@@ -188,7 +158,7 @@ async def test_r4_a_conflict_is_its_callers_alone(books: Books, ledger: GroupCom
     await ledger.append(tenant, event)
     mates = [an_event(tenant) for _ in range(20)]
     batch = [*mates[:10], replace(event, model="wine"), *mates[10:]]
-    answers = await append_all(ledger, batch)
+    answers = await outcomes(ledger, batch)
     assert isinstance(answers.pop(10), EventConflict)
     assert answers == [None] * 20
     rows = books.rows(tenant)
@@ -199,7 +169,7 @@ async def test_r4_a_conflict_is_its_callers_alone(books: Books, ledger: GroupCom
 async def test_r4_contradicting_events_of_one_batch_leave_the_first(books: Books, ledger: GroupCommitLedger) -> None:
     tenant = new_tenant()
     event = an_event(tenant)
-    first, second = await append_all(ledger, [event, replace(event, units=3)])
+    first, second = await outcomes(ledger, [event, replace(event, units=3)])
     assert first is None
     assert isinstance(second, EventConflict)
     assert [row["units"] for row in books.rows(tenant)] == [2]
@@ -266,13 +236,22 @@ async def test_a_database_that_does_not_take_it_is_unavailable_within_a_bound(
     event = an_event(tenant)
     started_s = time.monotonic()
     with writers_held_off(books.url):
-        refused = await append_all(hasty_ledger, [event, an_event(tenant)])
+        refused = await outcomes(hasty_ledger, [event, an_event(tenant)])
         took_s = time.monotonic() - started_s
         [health] = await hasty_ledger.check()
     assert [type(each) for each in refused] == [MeteringUnavailable] * 2
     assert SHORT_S <= took_s < BOUND_S
     assert health.status is HealthStatus.DOWN
     await recovers(books, hasty_ledger, event)
+
+
+async def test_an_event_that_no_database_takes_does_not_end_the_ledger(books: Books, ledger: GroupCommitLedger) -> None:
+    tenant = new_tenant()
+    half_a_character = an_event(tenant, request_id="\ud800")
+    with anyio.fail_after(BOUND_S), pytest.raises(MeteringUnavailable):
+        await ledger.append(tenant, half_a_character)
+    with anyio.fail_after(BOUND_S):
+        await recovers(books, ledger, an_event(tenant))
 
 
 @postgres_only

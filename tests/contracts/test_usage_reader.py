@@ -1,21 +1,14 @@
-"""The ledger's readers, in one body over SQLite and PostgreSQL: order, watermark, filters and totals (LEDGER.md R6)."""
+"""The ledger's readers, in one body over SQLite and PostgreSQL: order, watermark and filters (LEDGER.md R6)."""
 
-import asyncio
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import combinations, pairwise
-from typing import Any
 
 import anyio
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from sqlalchemy import Connection, text
 
 from backend.adapters.db.ledger import GroupCommitLedger
-from backend.adapters.db.migrations import upgrade
-from backend.adapters.db.usage import COMPLETE_AFTER, SqlUsageReader
+from backend.adapters.db.usage import SqlUsageReader
 from backend.domain.api_keys import Environment
 from backend.domain.errors import StoreUnavailable
 from backend.domain.ids import TenantId
@@ -24,16 +17,21 @@ from backend.domain.usage import (
     Bucket,
     EventFilter,
     EventPage,
-    GroupBy,
     LedgerPosition,
     StoredEvent,
-    SummaryLine,
     SummaryQuery,
-    UsageEvent,
-    bucket_end,
 )
-from tests.contracts.ledgers import SERVED_AT, Books, an_event, new_tenant, opened_books
-from tests.databases import connected, postgres_database, sqlite_url
+from tests.contracts.ledgers import (
+    SERVED_AT,
+    Books,
+    an_event,
+    append_all,
+    current_transaction,
+    insert,
+    new_tenant,
+    opened_books,
+)
+from tests.databases import connected
 from tests.fakes import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -41,44 +39,15 @@ pytestmark = pytest.mark.anyio
 # How long to wait for the watermark: transactions of other tests on the same server hold it back.
 WATERMARK_WITHIN_S = 30.0
 EVERYTHING = EventFilter()
-LONG_AGO, LONG_FROM_NOW = datetime(2020, 1, 1, tzinfo=UTC), datetime(2035, 1, 1, tzinfo=UTC)
+A_DAY = SummaryQuery(start=SERVED_AT, end=SERVED_AT + timedelta(days=1), bucket=Bucket.DAY, group_by=())
 
 # SQLite has one writer at a time, so nothing can be open in between.
-postgres_only = pytest.mark.parametrize("usage_url", ["postgres"], indirect=True)
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def usage_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if request.param == "sqlite":
-        url = sqlite_url(tmp_path_factory.mktemp("usage"))
-        upgrade(url)
-        yield url
-        return
-    with postgres_database(request.getfixturevalue("postgres_url")) as url:
-        upgrade(url)
-        yield url
-
-
-@pytest.fixture(scope="module")
-async def books(usage_url: str) -> AsyncIterator[Books]:
-    async with opened_books(usage_url) as books:
-        yield books
-
-
-@pytest.fixture(scope="module")
-async def ledger(books: Books) -> AsyncIterator[GroupCommitLedger]:
-    async with books.writer() as ledger:
-        yield ledger
+postgres_only = pytest.mark.parametrize("books_url", ["postgres"], indirect=True)
 
 
 @pytest.fixture
 def reader(books: Books, clock: FakeClock) -> SqlUsageReader:
     return SqlUsageReader(books.database, clock)
-
-
-async def append(ledger: GroupCommitLedger, events: Sequence[UsageEvent]) -> None:
-    """Append at once, so that several share a commit."""
-    await asyncio.gather(*(ledger.append(event.tenant_id, event) for event in events))
 
 
 async def read_on(
@@ -160,7 +129,7 @@ async def test_r6_pages_have_neither_gaps_nor_repeats(
     written = []
     for size in (1, 20, 4, 25):
         batch = [an_event(tenant) for _ in range(size)]
-        await append(ledger, batch)
+        await append_all(ledger, batch)
         written.append({event.id for event in batch})
     found = await read_until(reader, tenant, 50, limit=limit)
     assert all(first.position < second.position for first, second in pairwise(found))
@@ -171,7 +140,7 @@ async def test_r6_pages_have_neither_gaps_nor_repeats(
 
 async def test_a_page_says_whether_there_is_more(ledger: GroupCommitLedger, reader: SqlUsageReader) -> None:
     tenant = new_tenant()
-    await append(ledger, [an_event(tenant) for _ in range(4)])
+    await append_all(ledger, [an_event(tenant) for _ in range(4)])
     await read_until(reader, tenant, 4)
     pages = [await reader.events(tenant, EVERYTHING, LEDGER_START, limit) for limit in (3, 4, 5)]
     assert [(len(page.events), page.has_more) for page in pages] == [(3, True), (4, False), (4, False)]
@@ -179,7 +148,7 @@ async def test_a_page_says_whether_there_is_more(ledger: GroupCommitLedger, read
 
 async def test_r6_reading_on_finds_only_what_is_new(ledger: GroupCommitLedger, reader: SqlUsageReader) -> None:
     tenant = new_tenant()
-    await append(ledger, [an_event(tenant) for _ in range(3)])
+    await append_all(ledger, [an_event(tenant) for _ in range(3)])
     place = (await read_until(reader, tenant, 3))[-1].position
     assert (await reader.events(tenant, EVERYTHING, place, 100)).events == ()
     later = an_event(tenant)
@@ -190,13 +159,13 @@ async def test_r6_reading_on_finds_only_what_is_new(ledger: GroupCommitLedger, r
 async def test_r6_everything_read_lies_below_the_watermark(ledger: GroupCommitLedger, reader: SqlUsageReader) -> None:
     tenant = new_tenant()
     for _ in range(3):
-        await append(ledger, [an_event(tenant) for _ in range(5)])
+        await append_all(ledger, [an_event(tenant) for _ in range(5)])
         page = await reader.events(tenant, EVERYTHING, LEDGER_START, 100)
         assert all(stored.position < page.watermark for stored in page.events)
 
 
 async def test_r6_a_reader_beside_several_writers_misses_and_repeats_nothing(
-    usage_url: str, reader: SqlUsageReader
+    books_url: str, reader: SqlUsageReader
 ) -> None:
     tenant = new_tenant()
     written: list[str] = []
@@ -205,10 +174,10 @@ async def test_r6_a_reader_beside_several_writers_misses_and_repeats_nothing(
 
     async def replica() -> None:
         nonlocal running
-        async with opened_books(usage_url) as books, books.writer(max_batch=3) as ledger:
+        async with opened_books(books_url) as books, books.writer(max_batch=3) as ledger:
             for _ in range(25):
                 events = [an_event(tenant) for _ in range(4)]
-                await append(ledger, events)
+                await append_all(ledger, events)
                 written.extend(event.id for event in events)
         running -= 1
 
@@ -284,7 +253,7 @@ async def test_events_are_filtered_by_period_key_and_model(ledger: GroupCommitLe
         for model in ("iris", "wine")
         for _ in range(2)
     ]
-    await append(ledger, events)
+    await append_all(ledger, events)
     await read_until(reader, tenant, len(events))
     choices = {"period": "2026-08", "credential_id": "key_b", "model": "wine"}
     for count in range(len(choices) + 1):
@@ -298,11 +267,11 @@ async def test_events_are_filtered_by_period_key_and_model(ledger: GroupCommitLe
 async def test_nobody_reads_another_tenants_usage(ledger: GroupCommitLedger, reader: SqlUsageReader) -> None:
     tenants = [new_tenant() for _ in range(3)]
     events = {tenant: an_event(tenant, units=number) for number, tenant in enumerate(tenants, 1)}
-    await append(ledger, list(events.values()))
+    await append_all(ledger, list(events.values()))
     for tenant in tenants:
         own = events[tenant]
         assert ids(await read_until(reader, tenant, 1)) == [own.id]
-        assert [line.units for line in await summary(reader, tenant)] == [own.units]
+        assert [line.units for line in await reader.summary(tenant, A_DAY)] == [own.units]
         assert await reader.units_in_period(tenant, Environment.LIVE, own.period, None) == own.units
 
 
@@ -310,7 +279,7 @@ async def test_billing_reads_all_tenants_in_one_order(ledger: GroupCommitLedger,
     tenants = [new_tenant() for _ in range(3)]
     start = await newest_position(ledger, reader)
     events = [an_event(tenant) for tenant in tenants for _ in range(4)]
-    await append(ledger, events)
+    await append_all(ledger, events)
     for tenant in tenants:
         await read_until(reader, tenant, 4)
     found: list[StoredEvent] = []
@@ -330,178 +299,6 @@ async def newest_position(ledger: GroupCommitLedger, reader: SqlUsageReader) -> 
     return (await read_until(reader, tenant, 1))[0].position
 
 
-# Totals
-
-KEYS, MODELS = ("key_a", "key_b"), ("iris", "wine")
-ENVIRONMENTS = tuple(Environment)
-EDGES = tuple(
-    edge + step
-    for edge in (
-        datetime(2026, 1, 1, tzinfo=UTC),
-        datetime(2026, 3, 1, tzinfo=UTC),
-        datetime(2026, 7, 15, 13, tzinfo=UTC),
-        datetime(2027, 1, 1, tzinfo=UTC),
-        datetime(2028, 2, 29, tzinfo=UTC),
-    )
-    for step in (timedelta(microseconds=-1), timedelta(0), timedelta(microseconds=1))
-)
-instants = st.sampled_from(EDGES) | st.integers(0, 90 * 86_400_000_000).map(
-    lambda microseconds: datetime(2025, 12, 15, tzinfo=UTC) + timedelta(microseconds=microseconds)
-)
-usages = st.fixed_dictionaries(
-    {
-        "occurred_at": instants,
-        "credential_id": st.sampled_from(KEYS),
-        "model": st.sampled_from(MODELS),
-        "environment": st.sampled_from(ENVIRONMENTS),
-        "units": st.integers(1, 1000),
-        "cached_units": st.integers(0, 1000),
-        "billable_units": st.integers(0, 1000),
-    }
-)
-queries = st.builds(
-    lambda bounds, bucket, group_by: SummaryQuery(
-        start=min(bounds), end=max(bounds), bucket=bucket, group_by=tuple(group_by)
-    ),
-    bounds=st.tuples(instants, instants) | st.just((LONG_AGO, LONG_FROM_NOW)),
-    bucket=st.sampled_from(Bucket),
-    group_by=st.lists(st.sampled_from(GroupBy), unique=True),
-)
-
-
-async def summary(
-    reader: SqlUsageReader,
-    tenant: TenantId,
-    *,
-    bucket: Bucket = Bucket.DAY,
-    group_by: tuple[GroupBy, ...] = (),
-    start: datetime = LONG_AGO,
-    end: datetime = LONG_FROM_NOW,
-) -> tuple[SummaryLine, ...]:
-    return await reader.summary(tenant, SummaryQuery(start=start, end=end, bucket=bucket, group_by=group_by))
-
-
-def bucket_start(at: datetime, bucket: Bucket) -> datetime:
-    match bucket:
-        case Bucket.HOUR:
-            return at.replace(minute=0, second=0, microsecond=0)
-        case Bucket.DAY:
-            return at.replace(hour=0, minute=0, second=0, microsecond=0)
-        case Bucket.MONTH:
-            return at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-
-
-def group_of(event: UsageEvent, group_by: GroupBy) -> str:
-    return {
-        GroupBy.MODEL: event.model,
-        GroupBy.KEY: event.credential_id,
-        GroupBy.ENVIRONMENT: event.environment.value,
-    }[group_by]
-
-
-def computed(events: Sequence[UsageEvent], query: SummaryQuery, now: datetime) -> tuple[SummaryLine, ...]:
-    """Sum up in plain Python."""
-    lines: dict[tuple[datetime, tuple[str, ...]], list[UsageEvent]] = defaultdict(list)
-    for event in events:
-        if query.start <= event.occurred_at < query.end:
-            group = tuple(group_of(event, by) for by in query.group_by)
-            lines[bucket_start(event.occurred_at, query.bucket), group].append(event)
-    return tuple(
-        SummaryLine(
-            start=start,
-            group=tuple(zip(query.group_by, group, strict=True)),
-            events=len(members),
-            units=sum(event.units for event in members),
-            cached_units=sum(event.cached_units for event in members),
-            billable_units=sum(event.billable_units for event in members),
-            complete=bucket_end(start, query.bucket) + COMPLETE_AFTER <= now,
-        )
-        for (start, group), members in sorted(lines.items())
-    )
-
-
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(usage=st.lists(usages, max_size=25), asked=st.lists(queries, min_size=1, max_size=4))
-async def test_a_summary_equals_a_plain_sum(
-    ledger: GroupCommitLedger,
-    reader: SqlUsageReader,
-    clock: FakeClock,
-    usage: list[dict[str, Any]],
-    asked: list[SummaryQuery],
-) -> None:
-    tenant = new_tenant()
-    events = [an_event(tenant, **each) for each in usage]
-    await append(ledger, events)
-    for query in asked:
-        assert await reader.summary(tenant, query) == computed(events, query, clock.now())
-
-
-async def test_a_summary_is_exact_at_once(books: Books, ledger: GroupCommitLedger, reader: SqlUsageReader) -> None:
-    tenant = new_tenant()
-    with connected(books.url) as somebody:
-        # Not even somebody else's open transaction delays it, which holds the watermark back on PostgreSQL.
-        if books.is_postgres:
-            current_transaction(somebody)
-        await ledger.append(tenant, an_event(tenant, units=3))
-        assert [line.units for line in await summary(reader, tenant)] == [3]
-
-
-@pytest.mark.parametrize(
-    ("bucket", "last_instant", "end"),
-    [
-        (Bucket.HOUR, datetime(2026, 7, 15, 12, 59, 59, 999999, tzinfo=UTC), datetime(2026, 7, 15, 13, tzinfo=UTC)),
-        (Bucket.DAY, datetime(2026, 2, 28, 23, 59, 59, tzinfo=UTC), datetime(2026, 3, 1, tzinfo=UTC)),
-        (Bucket.MONTH, datetime(2026, 12, 31, 23, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)),
-        (Bucket.MONTH, datetime(2028, 2, 29, tzinfo=UTC), datetime(2028, 3, 1, tzinfo=UTC)),
-    ],
-)
-async def test_a_bucket_is_complete_once_nothing_can_be_added(
-    ledger: GroupCommitLedger,
-    reader: SqlUsageReader,
-    clock: FakeClock,
-    bucket: Bucket,
-    last_instant: datetime,
-    end: datetime,
-) -> None:
-    tenant = new_tenant()
-    await ledger.append(tenant, an_event(tenant, occurred_at=last_instant))
-    seen = []
-    for now in (last_instant, end, end + COMPLETE_AFTER - timedelta(milliseconds=1), end + COMPLETE_AFTER):
-        clock.set(now)
-        [line] = await summary(reader, tenant, bucket=bucket)
-        seen.append(line.complete)
-    assert seen == [False, False, False, True]
-
-
-async def test_units_are_counted_by_environment_period_and_key(
-    ledger: GroupCommitLedger, reader: SqlUsageReader
-) -> None:
-    tenant = new_tenant()
-    august = SERVED_AT + timedelta(days=31)
-    await append(
-        ledger,
-        [
-            an_event(tenant, units=1, cached_units=1),
-            an_event(tenant, units=2, model="wine"),
-            an_event(tenant, units=4, credential_id="key_b"),
-            an_event(tenant, units=8, environment=Environment.TEST),
-            an_event(tenant, units=16, occurred_at=august),
-            an_event(new_tenant(), units=32),
-        ],
-    )
-    questions = {
-        (Environment.LIVE, "2026-07", None): 1 + 2 + 4,
-        (Environment.LIVE, "2026-07", "key_a"): 1 + 2,
-        (Environment.LIVE, "2026-07", "key_b"): 4,
-        (Environment.LIVE, "2026-07", "key_c"): 0,
-        (Environment.TEST, "2026-07", None): 8,
-        (Environment.LIVE, "2026-08", "key_a"): 16,
-        (Environment.TEST, "2026-08", None): 0,
-    }
-    found = {question: await reader.units_in_period(tenant, *question) for question in questions}
-    assert found == questions
-
-
 @pytest.mark.parametrize(
     "dead_url", ["sqlite+aiosqlite:////nowhere/forecourt.db", "postgresql+psycopg://nobody@127.0.0.1:1/nothing"]
 )
@@ -511,47 +308,6 @@ async def test_a_store_that_does_not_answer_is_unavailable(dead_url: str, clock:
         with pytest.raises(StoreUnavailable):
             await reader.events(new_tenant(), EVERYTHING, LEDGER_START, 10)
         with pytest.raises(StoreUnavailable):
-            await summary(reader, new_tenant())
+            await reader.summary(new_tenant(), A_DAY)
         with pytest.raises(StoreUnavailable):
             await reader.units_in_period(new_tenant(), Environment.LIVE, "2026-07", None)
-
-
-# Somebody else's transactions
-
-
-def insert(connection: Connection, event: UsageEvent) -> None:
-    """Insert an event, as another replica does, and leave the transaction open."""
-    connection.execute(
-        text(
-            "INSERT INTO usage_events (event_id, tenant_id, credential_id, environment, model, model_version, units,"
-            " cached_units, billable_units, reason, plan_id, plan_version, request_id, occurred_at, period,"
-            " fingerprint, stored_at)"
-            " VALUES (:event_id, :tenant_id, :credential_id, :environment, :model, :model_version, :units,"
-            " :cached_units, :billable_units, :reason, :plan_id, :plan_version, :request_id, :occurred_at, :period,"
-            " :fingerprint, :stored_at)"
-        ),
-        {
-            "event_id": event.id,
-            "tenant_id": event.tenant_id,
-            "credential_id": event.credential_id,
-            "environment": event.environment.value,
-            "model": event.model,
-            "model_version": event.model_version,
-            "units": event.units,
-            "cached_units": event.cached_units,
-            "billable_units": event.billable_units,
-            "reason": event.reason.value,
-            "plan_id": event.plan_id,
-            "plan_version": event.plan_version,
-            "request_id": event.request_id,
-            "occurred_at": event.occurred_at,
-            "period": event.period,
-            "fingerprint": event.fingerprint(),
-            "stored_at": datetime.now(UTC),
-        },
-    )
-
-
-def current_transaction(connection: Connection) -> int:
-    """Return the transaction's id, which it has from then on."""
-    return int(connection.execute(text("SELECT pg_current_xact_id()::text")).scalar_one())

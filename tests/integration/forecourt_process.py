@@ -125,11 +125,6 @@ class ServerProcess:
             lambda: next((line for line in self.logged if line.get(name) == value), None), f"log {value}", END_WITHIN_S
         )
 
-    def kill(self) -> None:
-        """End it like a power cut."""
-        self._process.kill()
-        self._process.wait(END_WITHIN_S)
-
     def ask_to_end(self, number: signal.Signals = signal.SIGTERM) -> None:
         self._process.send_signal(number)
 

@@ -17,7 +17,6 @@ from typing import Any
 from sqlalchemy import Insert, select, tuple_
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
@@ -112,7 +111,7 @@ class GroupCommitLedger:
         for attempt in range(1, _ATTEMPTS + 1):
             try:
                 conflicts = await self._write(batch)
-            except (SQLAlchemyError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001  # whatever it is: a writer that dies leaves its callers waiting
                 # The class is enough: a driver's message may hold values.
                 log.warning("ledger batch failed", extra={"attempt": attempt, "cause": type(error).__name__})
                 self._failing = True
