@@ -6,6 +6,7 @@ import pytest
 
 from backend.adapters.db.ledger import GroupCommitLedger
 from backend.adapters.db.migrations import upgrade
+from backend.adapters.db.usage import SqlUsageReader
 from backend.adapters.memory import MemoryLoginThrottle
 from backend.adapters.redis import RedisLoginThrottle
 from backend.services.ports import LoginThrottle
@@ -63,3 +64,8 @@ async def books(books_url: str) -> AsyncIterator[Books]:
 async def ledger(books: Books) -> AsyncIterator[GroupCommitLedger]:
     async with books.writer() as ledger:
         yield ledger
+
+
+@pytest.fixture
+def reader(books: Books, clock: FakeClock) -> SqlUsageReader:
+    return SqlUsageReader(books.database, clock)

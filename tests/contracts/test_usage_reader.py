@@ -45,11 +45,6 @@ A_DAY = SummaryQuery(start=SERVED_AT, end=SERVED_AT + timedelta(days=1), bucket=
 postgres_only = pytest.mark.parametrize("books_url", ["postgres"], indirect=True)
 
 
-@pytest.fixture
-def reader(books: Books, clock: FakeClock) -> SqlUsageReader:
-    return SqlUsageReader(books.database, clock)
-
-
 async def read_on(
     reader: SqlUsageReader,
     tenant: TenantId,

@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,7 +91,7 @@ def test_fields_without_a_value_are_left_out() -> None:
 
 
 @pytest.mark.parametrize("formatter", FORMATTERS)
-@pytest.mark.parametrize("secret", SECRETS, ids=["live-key", "test-key", "token", "refresh-token"])
+@pytest.mark.parametrize("secret", SECRETS, ids=[f"secret-{number}" for number, _ in enumerate(SECRETS)])
 @pytest.mark.parametrize("around", ["{}", "Bearer {}", "/v1/models/{}/predict", "?key={}&x=1", '{{"key":"{}"}}', "a{}"])
 def test_k3_a_secret_is_cut_out_wherever_it_stands(formatter: logging.Formatter, secret: str, around: str) -> None:
     text = around.format(secret)
@@ -116,8 +117,8 @@ def test_k3_a_secret_in_a_value_that_is_no_text_is_cut_out_too(formatter: loggin
 
 
 @pytest.mark.anyio
-async def test_k3_a_statement_that_failed_tells_none_of_its_values() -> None:
-    engine = open_engine("sqlite+aiosqlite:///:memory:", pool_size=2, timeout_s=2.0)
+async def test_k3_a_statement_that_failed_tells_none_of_its_values(tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite+aiosqlite:///{tmp_path / 'log.db'}", pool_size=2, timeout_s=2.0)
     with pytest.raises(SQLAlchemyError) as failed:
         async with engine.connect() as connection:
             await connection.exec_driver_sql("INSERT INTO nowhere VALUES (?)", ("seven elephants",))
