@@ -17,22 +17,19 @@ from tests.api.trails import actions
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(autouse=True)
-def from_an_address_of_its_own(world: World) -> None:
-    """Failed logins of other tests slow down their address, which in the server shape outlives them."""
+def from_an_address_of_its_own(world: World) -> World:
+    """Failed logins of other tests slow down their address, which on a shared Redis outlives them."""
     transport = world.client._transport
     assert isinstance(transport, ASGITransport)
     transport.client = ("192.0.2.77", 5000)
-
-
-_numbers = iter(range(1, 10_000))
+    return world
 
 
 @pytest.fixture(scope="module")
 async def embedded_open_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     settings = embedded_settings(tmp_path_factory.mktemp("open"), sign_up=True, sign_up_plan="pro")
     async with running(settings, "open-embedded") as world:
-        yield world
+        yield from_an_address_of_its_own(world)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +46,7 @@ async def server_open_world(
         database_timeout_s=20.0,
     )
     async with running(settings, "open-server") as world:
-        yield world
+        yield from_an_address_of_its_own(world)
 
 
 @pytest.fixture(params=["embedded", "server"])
