@@ -56,6 +56,9 @@ def open_world(request: pytest.FixtureRequest) -> World:
     return found
 
 
+_numbers = iter(range(1, 10_000))
+
+
 def a_stranger() -> str:
     return f"stranger{next(_numbers)}@elsewhere.example"
 
