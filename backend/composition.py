@@ -30,6 +30,8 @@ from backend.adapters.memory.key_directory import CachedKeyDirectory
 from backend.adapters.memory.login_throttle import MemoryLoginThrottle
 from backend.adapters.memory.stranger_throttle import MemoryStrangerThrottle
 from backend.adapters.periodic import Periodic
+from backend.adapters.prometheus.exposition import shown
+from backend.adapters.prometheus.metrics import PrometheusMetrics
 from backend.adapters.redis.admission import RedisAdmission
 from backend.adapters.redis.connection import connect
 from backend.adapters.redis.login_throttle import RedisLoginThrottle
@@ -128,6 +130,7 @@ def open_model_keys(settings: Settings) -> IsSigned | None:
 async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> Resources:
     """Open everything a server needs. Models are loaded when this returns."""
     clock = clock or SystemClock()
+    metrics = _open_metrics(settings, stack)
     shared = await open_shared(settings, stack, clock)
     secret = secret_of(settings)
     issuer = JoseTokenIssuer(
@@ -146,7 +149,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
     stack.callback(passwords.close)
     outbox = BackgroundOutbox(_open_mailer(settings, clock))
     stack.push_async_callback(outbox.settled)
-    ledger = GroupCommitLedger(shared.database)
+    ledger = GroupCommitLedger(shared.database, metrics=metrics)
     ledger.start()
     stack.push_async_callback(ledger.aclose)
     models = await ModelService.open(
@@ -177,6 +180,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
             sign_up_plan=settings.sign_up_plan,
         ),
         clock=clock,
+        metrics=metrics,
         store=shared.database,
         admission=shared.admission,
         ledger=ledger,
@@ -205,6 +209,17 @@ async def _run_periodically(
     periodic = Periodic(name, work, every_s=every_s)
     periodic.start()
     stack.push_async_callback(periodic.aclose)
+
+
+def _open_metrics(settings: Settings, stack: AsyncExitStack) -> PrometheusMetrics:
+    metrics = PrometheusMetrics()
+    if settings.metrics_port is not None:
+        host, port = settings.metrics_host, settings.metrics_port
+        try:
+            stack.enter_context(shown(metrics, host, port, processes=settings.workers))
+        except OSError as error:
+            raise MisconfiguredError(f"FORECOURT_METRICS_PORT: cannot listen on {host}:{port}") from error
+    return metrics
 
 
 def _open_mailer(settings: Settings, clock: Clock) -> Mailer:

@@ -95,6 +95,10 @@ class Settings(BaseSettings):
         30.0, gt=0, le=300, description="How long an API key is served from memory without asking the store."
     )
     shutdown_grace_s: float = Field(20.0, gt=0, description="Bound on finishing what was accepted.")
+    metrics_host: str = Field("127.0.0.1", description="Address of the metrics' own port.")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of `/metrics`; each further worker takes the next. Unset: not shown."
+    )
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="`auto`: readable on a terminal, JSON elsewhere."
     )

@@ -40,6 +40,9 @@ HANDED_OUT_BY = {
     "ServedModel": "the ModelCatalog",
     "QuotaHistory": "the UsageReader's adapter, to admission alone",
     "Mailer": "the Outbox, whose adapter it serves",
+    "Counter": "Metrics",
+    "Gauge": "Metrics",
+    "Histogram": "Metrics",
     "SigningKeySmith": "the command line, where signing keys are rotated",
 }
 """Ports that no route is given, and who is given them instead."""

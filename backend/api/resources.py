@@ -12,6 +12,7 @@ from backend.services.ports import (
     KeyUse,
     Ledger,
     LoginThrottle,
+    Metrics,
     ModelCatalog,
     OpaqueTokens,
     Outbox,
@@ -42,6 +43,7 @@ class Resources:
 
     settings: HttpOptions
     clock: Clock
+    metrics: Metrics
     store: Store
     admission: Admission
     ledger: Ledger

@@ -8,6 +8,7 @@ from backend.adapters.db.ledger import GroupCommitLedger
 from backend.adapters.db.migrations import upgrade
 from backend.adapters.db.usage import SqlUsageReader
 from backend.adapters.memory import MemoryLoginThrottle
+from backend.adapters.prometheus.metrics import PrometheusMetrics
 from backend.adapters.redis import RedisLoginThrottle
 from backend.services.ports import LoginThrottle
 from tests.contracts.asking import Desk
@@ -61,8 +62,14 @@ async def books(books_url: str) -> AsyncIterator[Books]:
 
 
 @pytest.fixture
-async def ledger(books: Books) -> AsyncIterator[GroupCommitLedger]:
-    async with books.writer() as ledger:
+def metrics() -> PrometheusMetrics:
+    """What the ledger under test counts on."""
+    return PrometheusMetrics()
+
+
+@pytest.fixture
+async def ledger(books: Books, metrics: PrometheusMetrics) -> AsyncIterator[GroupCommitLedger]:
+    async with books.writer(metrics=metrics) as ledger:
         yield ledger
 
 

@@ -15,6 +15,7 @@ from backend.adapters.db.engine import open_engine
 from backend.adapters.db.ledger import GroupCommitLedger
 from backend.adapters.db.tables import UsageEventRow
 from backend.adapters.db.unit_of_work import Database
+from backend.adapters.memory.metrics import NullMetrics
 from backend.domain.api_keys import Environment
 from backend.domain.ids import TenantId, new_id
 from backend.domain.limits import period_of
@@ -84,7 +85,7 @@ class Books:
     @asynccontextmanager
     async def writer(self, **options: Any) -> AsyncIterator[GroupCommitLedger]:
         """Start a writer; close it in the end, which writes what is pending."""
-        ledger = GroupCommitLedger(self.database, **options)
+        ledger = GroupCommitLedger(self.database, **{"metrics": NullMetrics()} | options)
         ledger.start()
         try:
             yield ledger

@@ -12,6 +12,8 @@ import anyio
 import pytest
 
 from backend.adapters.db.ledger import EventConflict, GroupCommitLedger
+from backend.adapters.memory.metrics import NullMetrics
+from backend.adapters.prometheus.metrics import PrometheusMetrics
 from backend.domain.errors import MeteringUnavailable
 from backend.domain.health import HealthStatus
 from backend.domain.usage import UsageEvent
@@ -33,6 +35,10 @@ async def hasty_ledger(books_url: str) -> AsyncIterator[GroupCommitLedger]:
     """A ledger that waits for its database for a moment only."""
     async with opened_books(books_url, timeout_s=SHORT_S) as books, books.writer() as ledger:
         yield ledger
+
+
+def conflicts_of(metrics: PrometheusMetrics) -> float | None:
+    return metrics.registry.get_sample_value("forecourt_ledger_conflicts_total")
 
 
 async def outcomes(ledger: GroupCommitLedger, events: list[UsageEvent]) -> list[BaseException | None]:
@@ -102,7 +108,9 @@ async def test_what_waits_is_bounded(books: Books) -> None:
     assert len(books.rows(tenant)) == 4
 
 
-async def test_r3_the_same_event_again_changes_nothing(books: Books, ledger: GroupCommitLedger) -> None:
+async def test_r3_the_same_event_again_changes_nothing(
+    books: Books, ledger: GroupCommitLedger, metrics: PrometheusMetrics
+) -> None:
     tenant = new_tenant()
     event = an_event(tenant)
     await ledger.append(tenant, event)
@@ -110,7 +118,7 @@ async def test_r3_the_same_event_again_changes_nothing(books: Books, ledger: Gro
     await ledger.append(tenant, event)
     assert await outcomes(ledger, [event, event]) == [None, None]
     assert books.rows(tenant) == stored
-    assert ledger.conflicts == 0
+    assert conflicts_of(metrics) == 0
 
 
 async def test_r3_the_same_event_from_two_replicas_is_stored_once(
@@ -139,7 +147,7 @@ async def test_r3_an_id_belongs_to_its_tenant(books: Books, ledger: GroupCommitL
 
 
 async def test_r4_an_id_with_another_content_is_refused_and_changes_nothing(
-    books: Books, ledger: GroupCommitLedger, caplog: pytest.LogCaptureFixture
+    books: Books, ledger: GroupCommitLedger, metrics: PrometheusMetrics, caplog: pytest.LogCaptureFixture
 ) -> None:
     tenant = new_tenant()
     event = an_event(tenant)
@@ -148,7 +156,7 @@ async def test_r4_an_id_with_another_content_is_refused_and_changes_nothing(
     with caplog.at_level(logging.ERROR), pytest.raises(EventConflict):
         await ledger.append(tenant, replace(event, units=3))
     assert books.rows(tenant) == stored
-    assert ledger.conflicts == 1
+    assert conflicts_of(metrics) == 1
     assert [record.__dict__["event_id"] for record in caplog.records] == [event.id]
 
 
@@ -197,7 +205,7 @@ async def test_a_caller_who_leaves_does_not_take_the_event_along(books: Books, l
 async def test_closing_writes_what_is_pending(books: Books) -> None:
     tenant = new_tenant()
     events = [an_event(tenant) for _ in range(30)]
-    ledger = GroupCommitLedger(books.database, max_batch=10)
+    ledger = GroupCommitLedger(books.database, metrics=NullMetrics(), max_batch=10)
     ledger.start()
     with writers_held_off(books.url):
         callers = [asyncio.create_task(ledger.append(tenant, event)) for event in events]
@@ -212,7 +220,7 @@ async def test_closing_writes_what_is_pending(books: Books) -> None:
 
 async def test_a_closed_ledger_takes_nothing(books: Books) -> None:
     tenant = new_tenant()
-    ledger = GroupCommitLedger(books.database)
+    ledger = GroupCommitLedger(books.database, metrics=NullMetrics())
     with pytest.raises(MeteringUnavailable):
         await ledger.append(tenant, an_event(tenant))
     ledger.start()

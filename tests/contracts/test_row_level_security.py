@@ -23,6 +23,7 @@ from backend.adapters.db.ledger import GroupCommitLedger
 from backend.adapters.db.migrations import require_current, upgrade
 from backend.adapters.db.row_security import SecondTenantError, of_all_tenants, tenant_rows
 from backend.adapters.db.unit_of_work import Database, SqlUnitOfWork
+from backend.adapters.memory.metrics import NullMetrics
 from backend.domain.audit import SYSTEM, Action, AuditEntry, AuditFilter
 from backend.domain.ids import KeyId, TenantId, UserId, new_id
 from backend.domain.invitations import Invitation
@@ -81,7 +82,7 @@ async def furnished(database: Database) -> TenantId:
     tenant_id = TenantId(f"ten_{next(_numbers)}")
     async with database.unit_of_work() as unit:
         await furnish(unit, tenant_id)
-    ledger = GroupCommitLedger(database)
+    ledger = GroupCommitLedger(database, metrics=NullMetrics())
     ledger.start()
     await ledger.append(tenant_id, an_event(tenant_id))
     await ledger.aclose()

@@ -28,6 +28,7 @@ from backend.domain.errors import MeteringUnavailable
 from backend.domain.health import HealthStatus, ResourceHealth
 from backend.domain.ids import TenantId
 from backend.domain.usage import UsageEvent
+from backend.services.ports import Metrics
 
 log = logging.getLogger(__name__)
 _ATTEMPTS = 2
@@ -55,7 +56,9 @@ class EventConflict(MeteringUnavailable):
 class GroupCommitLedger:
     """Writes usage events in batches that form by themselves."""
 
-    def __init__(self, database: Database, *, max_batch: int = 500, max_pending: int = 20_000) -> None:
+    def __init__(
+        self, database: Database, *, metrics: Metrics, max_batch: int = 500, max_pending: int = 20_000
+    ) -> None:
         self._engine = for_writing(database.engine)
         self._max_batch = max_batch
         self._max_pending = max_pending
@@ -64,7 +67,13 @@ class GroupCommitLedger:
         self._writer: asyncio.Task[None] | None = None
         self._closing = False
         self._failing = False
-        self.conflicts = 0
+        self._conflicts = metrics.counter(
+            "forecourt_ledger_conflicts_total", "Usage events whose id the ledger holds with another content."
+        )
+        self._batches = metrics.histogram(
+            "forecourt_ledger_batch_events", "Usage events in one commit.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
+        )
+        self._failures = metrics.counter("forecourt_ledger_failures_total", "Commits of usage events that failed.")
 
     def start(self) -> None:
         """Start the writer on the running loop."""
@@ -114,10 +123,12 @@ class GroupCommitLedger:
             except Exception as error:  # noqa: BLE001  # whatever it is: a writer that dies leaves its callers waiting
                 # The class is enough: a driver's message may hold values.
                 log.warning("ledger batch failed", extra={"attempt": attempt, "cause": type(error).__name__})
+                self._failures.add()
                 self._failing = True
                 continue
             self._failing = False
-            self.conflicts += len(conflicts)
+            self._conflicts.add(len(conflicts))
+            self._batches.observe(len(batch))
             _resolve(batch, conflicts)
             return
         for entry in batch:

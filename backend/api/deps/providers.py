@@ -16,6 +16,7 @@ from backend.services.ports import (
     KeyUse,
     Ledger,
     LoginThrottle,
+    Metrics,
     ModelCatalog,
     OpaqueTokens,
     Outbox,
@@ -34,6 +35,11 @@ T = TypeVar("T")
 def get_resources(request: Request) -> Resources:
     """Return what the lifespan opened."""
     return cast("Resources", request.app.state.resources)
+
+
+def get_metrics(request: Request) -> Metrics:
+    """Return what counts."""
+    return get_resources(request).metrics
 
 
 def get_clock(request: Request) -> Clock:

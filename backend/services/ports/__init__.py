@@ -22,6 +22,7 @@ LoginThrottle        growing delays after failed logins         memory, redis
 StrangerThrottle     unknown API keys by address                memory
 Mailer               delivers mail                              mail (SMTP, files)
 Outbox               takes mail off the caller's hands          mail
+Metrics              numbers about the service itself           prometheus, memory (forgets)
 HealthProbe          a resource that can say how it is          each of the above that can fail
 ===================  =========================================  ================================
 """
@@ -45,6 +46,7 @@ from backend.services.ports.identity import (
 )
 from backend.services.ports.mail import Mailer, Outbox
 from backend.services.ports.metering import Ledger, UsageReader
+from backend.services.ports.metrics import Counter, Gauge, Histogram, Metrics
 from backend.services.ports.models import EncodedRows, ModelCatalog, ServedModel
 from backend.services.ports.store import (
     ApiKeys,
@@ -69,9 +71,12 @@ __all__ = [
     "Admission",
     "ApiKeys",
     "AuditLog",
+    "Counter",
     "CursorCodec",
     "EncodedRows",
+    "Gauge",
     "HealthProbe",
+    "Histogram",
     "IdempotencyRecords",
     "Invitations",
     "KeyDirectory",
@@ -82,6 +87,7 @@ __all__ = [
     "MailedTokens",
     "Mailer",
     "Memberships",
+    "Metrics",
     "ModelCatalog",
     "OpaqueTokens",
     "Outbox",
