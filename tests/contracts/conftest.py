@@ -43,10 +43,10 @@ def throttle(request: pytest.FixtureRequest, clock: FakeClock) -> LoginThrottle:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def books_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A migrated database of either kind; tests of one module share it, and have tenants of their own."""
     if request.param == "sqlite":
-        url = sqlite_url(tmp_path_factory.mktemp("books"))
+        url = sqlite_url(tmp_path_factory.mktemp("database"))
         upgrade(url)
         yield url
         return
@@ -56,8 +56,8 @@ def books_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="module")
-async def books(books_url: str) -> AsyncIterator[Books]:
-    async with opened_books(books_url) as books:
+async def books(database_url: str) -> AsyncIterator[Books]:
+    async with opened_books(database_url) as books:
         yield books
 
 

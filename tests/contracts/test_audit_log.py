@@ -1,7 +1,7 @@
 """The audit log on both databases: chained, append only, and part of the transaction that it tells of."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,18 +70,6 @@ class Log:
                 connection.exec_driver_sql(switch.replace("TRIGGER audit_log_no", "TRIGGER IF EXISTS audit_log_no"))
             connection.execute(text(statement), values)
             connection.commit()
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if request.param == "sqlite":
-        url = sqlite_url(tmp_path_factory.mktemp("audit"))
-        upgrade(url)
-        yield url
-        return
-    with postgres_database(request.getfixturevalue("postgres_url")) as url:
-        upgrade(url)
-        yield url
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ What only the cache does (bounds, ages, order of answers) stands in ``tests/unit
 
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +15,6 @@ import pytest
 
 from backend.adapters.db.engine import open_engine
 from backend.adapters.db.key_directory import SqlKeyDirectory
-from backend.adapters.db.migrations import upgrade
 from backend.adapters.db.unit_of_work import Database
 from backend.adapters.memory.key_directory import CachedKeyDirectory
 from backend.domain.api_keys import ApiKey, Environment, KeyGrant
@@ -25,7 +24,7 @@ from backend.domain.plans import Plan, seed_plans
 from backend.domain.scopes import Scope
 from backend.domain.tenants import Tenant, TenantStatus
 from backend.services.ports import KeyDirectory
-from tests.databases import postgres_database, sqlite_url
+from tests.databases import sqlite_url
 from tests.fakes import FakeClock
 from tests.keys import MADE_AT, a_key
 
@@ -77,18 +76,6 @@ class Registry:
         async with self.database.unit_of_work() as unit:
             await unit.plans.add(plan)
             await unit.subscriptions.start(tenant_id, plan.id, MADE_AT + timedelta(days=1))
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    if request.param == "sqlite":
-        url = sqlite_url(tmp_path_factory.mktemp("keys"))
-        upgrade(url)
-        yield url
-        return
-    with postgres_database(request.getfixturevalue("postgres_url")) as url:
-        upgrade(url)
-        yield url
 
 
 @pytest.fixture(scope="module")

@@ -27,13 +27,13 @@ SHORT_S = 0.3
 BOUND_S = 10.0
 
 # A file does not close its connections.
-postgres_only = pytest.mark.parametrize("books_url", ["postgres"], indirect=True)
+postgres_only = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 
 
 @pytest.fixture
-async def hasty_ledger(books_url: str) -> AsyncIterator[GroupCommitLedger]:
+async def hasty_ledger(database_url: str) -> AsyncIterator[GroupCommitLedger]:
     """A ledger that waits for its database for a moment only."""
-    async with opened_books(books_url, timeout_s=SHORT_S) as books, books.writer() as ledger:
+    async with opened_books(database_url, timeout_s=SHORT_S) as books, books.writer() as ledger:
         yield ledger
 
 

@@ -42,7 +42,7 @@ EVERYTHING = EventFilter()
 A_DAY = SummaryQuery(start=SERVED_AT, end=SERVED_AT + timedelta(days=1), bucket=Bucket.DAY, group_by=())
 
 # SQLite has one writer at a time, so nothing can be open in between.
-postgres_only = pytest.mark.parametrize("books_url", ["postgres"], indirect=True)
+postgres_only = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 
 
 async def read_on(
@@ -160,7 +160,7 @@ async def test_r6_everything_read_lies_below_the_watermark(ledger: GroupCommitLe
 
 
 async def test_r6_a_reader_beside_several_writers_misses_and_repeats_nothing(
-    books_url: str, reader: SqlUsageReader
+    database_url: str, reader: SqlUsageReader
 ) -> None:
     tenant = new_tenant()
     written: list[str] = []
@@ -169,7 +169,7 @@ async def test_r6_a_reader_beside_several_writers_misses_and_repeats_nothing(
 
     async def replica() -> None:
         nonlocal running
-        async with opened_books(books_url) as books, books.writer(max_batch=3) as ledger:
+        async with opened_books(database_url) as books, books.writer(max_batch=3) as ledger:
             for _ in range(25):
                 events = [an_event(tenant) for _ in range(4)]
                 await append_all(ledger, events)
