@@ -165,7 +165,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
     stack.push_async_callback(models.aclose)
     await _run_periodically(stack, "models", models.refresh, every_s=MODELS_EVERY_S)
     directory = CachedKeyDirectory(
-        SqlKeyDirectory(shared.database), clock, ttl_s=settings.key_cache_ttl_s, signal=shared.signal
+        SqlKeyDirectory(shared.database, clock), clock, ttl_s=settings.key_cache_ttl_s, signal=shared.signal
     )
     predictions = PredictionService(
         catalog=models, admission=shared.admission, ledger=ledger, keys=directory, clock=clock

@@ -21,10 +21,10 @@ from typing import Annotated, Any
 from fastapi import Depends, Header, Request, Response
 from fastapi.routing import APIRoute
 
-from backend.api.deps import IdempotencyServiceDep, get_caller
+from backend.api.deps import IdempotencyServiceDep, get_any_caller
 from backend.domain import errors
 from backend.domain.admission import IdempotencyClaim, StoredAnswer
-from backend.domain.callers import Caller
+from backend.domain.callers import Caller, PlatformCaller
 from backend.domain.errors import FieldError, Invalid
 from backend.services.idempotency import IdempotencyService
 
@@ -55,7 +55,11 @@ class Repetition:
     """A request's claim on its Idempotency-Key, and what was answered under it before, if anything was."""
 
     def __init__(
-        self, service: IdempotencyService, caller: Caller, claim: IdempotencyClaim, stored: StoredAnswer | None
+        self,
+        service: IdempotencyService,
+        caller: Caller | PlatformCaller,
+        claim: IdempotencyClaim,
+        stored: StoredAnswer | None,
     ) -> None:
         self._service = service
         self._caller = caller
@@ -71,7 +75,7 @@ class Repetition:
 
 async def claim_repetition(
     request: Request,
-    caller: Annotated[Caller, Depends(get_caller)],
+    caller: Annotated[Caller | PlatformCaller, Depends(get_any_caller)],
     service: IdempotencyServiceDep,
     key: Annotated[
         str | None,

@@ -15,9 +15,12 @@ from backend.api.routes import (
     models,
     passwords,
     people,
+    plans,
     predictions,
     service_accounts,
     sign_up,
+    subscriptions,
+    tenants,
     usage,
 )
 
@@ -64,6 +67,9 @@ def build_router() -> APIRouter:
         sign_up,
         passwords,
         people,
+        tenants,
+        subscriptions,
+        plans,
     ):
         v1.include_router(each.router)
     root.include_router(v1)

@@ -221,7 +221,7 @@ class KeyGrant:
     """All that a prediction needs to know about a key, read at once and then cached.
 
     ``tenant_version`` and ``key.version`` are the epochs at which it was read: admission refuses the grant as stale
-    when either has moved on since.
+    when either has moved on since. At ``plan_ends_at`` the tenant changes its plan, and the grant is to be read again.
     """
 
     key: ApiKey
@@ -230,6 +230,7 @@ class KeyGrant:
     plan: Plan
     rates: tuple[RateRule, ...]
     quotas: tuple[QuotaRule, ...]
+    plan_ends_at: datetime | None = None
 
     def require_usable(self, instant: datetime, address: str | None) -> None:
         """Refuse a verified key that may not be used now, or not from there.
@@ -248,7 +249,15 @@ class KeyGrant:
             raise AddressNotAllowed
 
     @classmethod
-    def assemble(cls, *, key: ApiKey, tenant_status: TenantStatus, tenant_version: int, plan: Plan) -> "KeyGrant":
+    def assemble(
+        cls,
+        *,
+        key: ApiKey,
+        tenant_status: TenantStatus,
+        tenant_version: int,
+        plan: Plan,
+        plan_ends_at: datetime | None = None,
+    ) -> "KeyGrant":
         """Work out the limits that apply. A key without a limit of its own takes its tenant's."""
         tenant_rate = plan.rate_per_minute
         key_rate = key.rate_per_minute if key.rate_per_minute is not None else tenant_rate
@@ -265,6 +274,7 @@ class KeyGrant:
                 RateRule(scope="tenant", subject=key.tenant_id, per_window=tenant_rate),
             ),
             quotas=tuple(quotas),
+            plan_ends_at=plan_ends_at,
         )
 
 

@@ -26,6 +26,7 @@ class Action(StrEnum):
     TENANT_UPDATED = "tenant.updated"
     TENANT_SUSPENDED = "tenant.suspended"
     TENANT_RESUMED = "tenant.resumed"
+    PLAN_CREATED = "plan.created"
     SUBSCRIPTION_STARTED = "subscription.started"
     MEMBER_ADDED = "member.added"
     MEMBER_UPDATED = "member.updated"

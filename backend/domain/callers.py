@@ -54,7 +54,7 @@ class Caller:
 
     @property
     def chain(self) -> TenantId:
-        """The audit chain that tells of what this caller does to itself."""
+        """The audit chain that tells of what this caller does to itself; its Idempotency-Keys are kept there too."""
         return self.tenant_id
 
     @property

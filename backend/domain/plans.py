@@ -1,7 +1,10 @@
-"""Plans: what a tenant has bought. A plan version never changes once it is used; a change is a new version."""
+"""Plans: what a tenant has bought. A plan version never changes once it is stored; a change is a new version."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, fields
 from enum import StrEnum
+
+PLAN_NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class QuotaMode(StrEnum):
@@ -14,17 +17,52 @@ class QuotaMode(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """One immutable version of a plan. Limits are in rows; ``monthly_quota`` ``None`` is no cap."""
+class PlanTerms:
+    """What is sold. Limits are in rows; ``monthly_quota`` ``None`` is no cap."""
 
-    id: str
-    name: str
-    version: int
     rate_per_minute: int
     monthly_quota: int | None
     quota_mode: QuotaMode
     bills_cache_hits: bool
     max_api_keys: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(PlanTerms):
+    """One immutable version of a plan."""
+
+    id: str
+    name: str
+    version: int
+
+    @classmethod
+    def of_terms(cls, terms: PlanTerms, *, id: str, name: str, version: int) -> "Plan":  # noqa: A002
+        """Return the terms as a version of a plan."""
+        given = {field.name: getattr(terms, field.name) for field in fields(PlanTerms)}
+        return cls(id=id, name=name, version=version, **given)
+
+
+def audit_view(plan: Plan) -> dict[str, object]:
+    """Return what the audit log keeps of a plan version: all of it."""
+    return {field.name: getattr(plan, field.name) for field in fields(Plan)}
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReference:
+    """How a plan is named: ``pro`` is its newest version, ``pro@2`` that one."""
+
+    name: str
+    version: int | None
+
+    @classmethod
+    def parse(cls, text: str) -> "PlanReference | None":
+        """Read a reference; ``None`` when it is none."""
+        name, at, version = text.partition("@")
+        if not PLAN_NAME_PATTERN.fullmatch(name):
+            return None
+        if not at:
+            return cls(name, None)
+        return cls(name, int(version)) if re.fullmatch(r"[1-9][0-9]{0,8}", version) else None
 
 
 def seed_plans() -> tuple[Plan, ...]:

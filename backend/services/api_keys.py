@@ -100,7 +100,7 @@ class ApiKeyService:
         scopes = wish.scopes if wish.scopes is not None else DEFAULT_KEY_SCOPES & caller.scopes
         self._require_valid(wish)
         self._require_attenuated(caller, scopes, wish)
-        plan = await self._unit.subscriptions.current_plan(caller.tenant_id)
+        plan = await self._unit.subscriptions.current_plan(caller.tenant_id, self._clock.now())
         if plan is None or await self._unit.api_keys.count_unrevoked(caller.tenant_id) >= plan.max_api_keys:
             raise KeyLimitReached
         written, minted = mint_key(wish.environment)

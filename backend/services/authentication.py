@@ -145,7 +145,7 @@ class TokenAuthenticator:
                 await self._platform_caller(unit, claims)
                 raise InsufficientScope("This login is above all tenants: it has no limits to predict under.")
             caller, tenant = await self._caller(unit, claims, claims.tenant_id)
-            plan = await unit.subscriptions.current_plan(tenant.id)
+            plan = await unit.subscriptions.current_plan(tenant.id, self._clock.now())
         if plan is None:
             raise Unauthenticated
         return PredictCaller(

@@ -7,7 +7,7 @@ answer; when it is not, neither is, and the next attempt begins anew. Refusals a
 from datetime import timedelta
 
 from backend.domain.admission import IdempotencyClaim, StoredAnswer
-from backend.domain.callers import Caller
+from backend.domain.callers import Caller, PlatformCaller
 from backend.domain.clock import Clock
 from backend.domain.errors import IdempotencyKeyReused
 from backend.services.ports import Sealer, UnitOfWork
@@ -24,14 +24,14 @@ class IdempotencyService:
         self._sealer = sealer
         self._clock = clock
 
-    async def recall(self, caller: Caller, claim: IdempotencyClaim) -> StoredAnswer | None:
+    async def recall(self, caller: Caller | PlatformCaller, claim: IdempotencyClaim) -> StoredAnswer | None:
         """Return the answer that the same request was given; ``None`` when this is the first.
 
         Raises:
             IdempotencyKeyReused: the key was used with another request.
             IdempotencyInProgress: the first request is still running.
         """
-        found = await self._unit.idempotency.hold(caller.tenant_id, caller.credential_id, claim.key)
+        found = await self._unit.idempotency.hold(caller.chain, caller.credential_id, claim.key)
         if found is None or found.expires_at <= self._clock.now():
             return None
         if found.fingerprint != claim.fingerprint:
@@ -39,7 +39,7 @@ class IdempotencyService:
         body = self._sealer.unseal(found.sealed_body, _name(caller, claim))
         return StoredAnswer(status=found.status, body=body, headers=found.headers)
 
-    async def keep(self, caller: Caller, claim: IdempotencyClaim, answer: StoredAnswer) -> None:
+    async def keep(self, caller: Caller | PlatformCaller, claim: IdempotencyClaim, answer: StoredAnswer) -> None:
         """Keep an answer for a day; it stands or falls with the unit of work."""
         now = self._clock.now()
         record = StoredRepetition(
@@ -52,9 +52,9 @@ class IdempotencyService:
             created_at=now,
             expires_at=now + KEPT_FOR,
         )
-        await self._unit.idempotency.keep(caller.tenant_id, record)
+        await self._unit.idempotency.keep(caller.chain, record)
 
 
-def _name(caller: Caller, claim: IdempotencyClaim) -> str:
+def _name(caller: Caller | PlatformCaller, claim: IdempotencyClaim) -> str:
     """Return what a sealed answer is bound to: moved to another row, it does not open."""
-    return f"{caller.tenant_id}/{caller.credential_id}/{claim.key}"
+    return f"{caller.chain}/{caller.credential_id}/{claim.key}"

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from backend.domain.audit import Action, AuditEntry
 from backend.domain.callers import Caller
+from backend.domain.clock import Clock
 from backend.domain.errors import NotFound
 from backend.domain.plans import Plan
 from backend.domain.tenants import Tenant
@@ -21,15 +22,17 @@ class OwnTenant:
 class OwnTenantService:
     """What a tenant may ask and change of itself."""
 
-    def __init__(self, *, unit: UnitOfWork) -> None:
+    def __init__(self, *, unit: UnitOfWork, clock: Clock) -> None:
         self._unit = unit
+        self._clock = clock
 
     async def read(self, caller: Caller) -> OwnTenant:
         """Return the caller's tenant."""
         tenant = await self._unit.tenants.get(caller.tenant_id)
         if tenant is None:
             raise NotFound
-        return OwnTenant(tenant=tenant, plan=await self._unit.subscriptions.current_plan(tenant.id))
+        plan = await self._unit.subscriptions.current_plan(tenant.id, self._clock.now())
+        return OwnTenant(tenant=tenant, plan=plan)
 
     async def rename(self, caller: Caller, name: str) -> OwnTenant:
         """Give the tenant another display name. Its slug, plan and status are the operator's."""

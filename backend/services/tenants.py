@@ -1,6 +1,6 @@
 """What the operator does with tenants and people."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.domain.audit import OPERATOR, PLATFORM_CHAIN, Action, Actor, AuditEntry
@@ -8,7 +8,6 @@ from backend.domain.clock import Clock
 from backend.domain.errors import FieldError, Invalid, NotFound
 from backend.domain.ids import TenantId, UserId, new_id
 from backend.domain.passwords import require_strong
-from backend.domain.plans import seed_plans
 from backend.domain.scopes import PlatformRole, Role
 from backend.domain.tenants import (
     SLUG_PATTERN,
@@ -19,7 +18,17 @@ from backend.domain.tenants import (
     is_email,
     normalise_email,
 )
-from backend.services.ports import Admission, PasswordHasher, UnitOfWork
+from backend.services.plan_choice import chosen_plan, seed
+from backend.services.ports import Admission, CursorCodec, PasswordHasher, UnitOfWork
+from backend.services.ports.store import TenantFilter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantPage:
+    """Tenants, newest first."""
+
+    tenants: tuple[Tenant, ...]
+    next_cursor: str | None
 
 
 class TenantService:
@@ -42,11 +51,10 @@ class TenantService:
 
     async def seed_plans(self) -> None:
         """Store the plans every installation begins with; those already there stay."""
-        for plan in seed_plans():
-            await self._unit.plans.add(plan)
+        await seed(self._unit.plans)
 
     async def create(self, *, slug: str, name: str, plan: str) -> Tenant:
-        """Make a tenant on the newest version of a plan.
+        """Make a tenant on a plan, whose name alone means its newest version.
 
         Raises:
             Invalid: the slug or the plan makes no sense.
@@ -55,9 +63,7 @@ class TenantService:
         if not SLUG_PATTERN.fullmatch(slug):
             problem = FieldError("/slug", "must be 1-63 lower-case letters, digits and inner dashes")
             raise Invalid(errors=(problem,))
-        bought = await self._unit.plans.newest(plan)
-        if bought is None:
-            raise Invalid(errors=(FieldError("/plan", "is not the name of a plan"),))
+        bought = await chosen_plan(self._unit.plans, plan)
         now = self._clock.now()
         tenant = Tenant(
             id=TenantId(new_id("ten")),
@@ -68,19 +74,47 @@ class TenantService:
             created_at=now,
         )
         await self._unit.tenants.add(tenant)
-        await self._unit.subscriptions.start(tenant.id, bought.id, now)
+        version = await self._unit.subscriptions.start(tenant.id, bought.id, now)
         await self._record(
             tenant.id, Action.TENANT_CREATED, tenant.id, after={"slug": slug, "name": name, "plan": plan}
         )
+        return replace(tenant, version=version)
+
+    async def get(self, tenant_id: str) -> Tenant:
+        """Return one tenant.
+
+        Raises:
+            NotFound: no tenant has this id.
+        """
+        tenant = await self._unit.tenants.get(TenantId(tenant_id))
+        if tenant is None:
+            raise NotFound
         return tenant
 
+    async def page(self, cursors: CursorCodec, wanted: TenantFilter, *, cursor: str | None, limit: int) -> TenantPage:
+        """Return a page of all tenants."""
+        purpose = f"tenants:{wanted}"
+        after = cursors.decode(purpose, cursor) if cursor else None
+        found = await self._unit.tenants.page_of_all_tenants(wanted, after=after, limit=limit + 1)
+        next_cursor = cursors.encode(purpose, found[limit - 1].id) if len(found) > limit else None
+        return TenantPage(tenants=tuple(found[:limit]), next_cursor=next_cursor)
+
     async def set_status(self, slug: str, status: TenantStatus) -> Tenant:
-        """Suspend or resume a tenant, with effect on the next request.
+        """Suspend or resume the tenant of a slug.
 
         Raises:
             NotFound: no tenant has this slug.
         """
-        tenant = await self.by_slug(slug)
+        return await self.set_status_of((await self.by_slug(slug)).id, status)
+
+    async def set_status_of(self, tenant_id: str, status: TenantStatus) -> Tenant:
+        """Suspend or resume a tenant, with effect on the next request. What is so already changes nothing.
+
+        Raises:
+            NotFound: no tenant has this id.
+        """
+        await self._unit.tenants.hold(TenantId(tenant_id))
+        tenant = await self.get(tenant_id)
         if tenant.status is status:
             return tenant
         changed = await self._unit.tenants.set_status(tenant.id, status)

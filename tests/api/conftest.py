@@ -65,6 +65,11 @@ class TenantUnderTest:
     test: Key
 
 
+def a_new_number() -> int:
+    """Return a number that no other test of this run is given."""
+    return next(_numbers)
+
+
 class World:
     """A running application, and what tests need to put into it."""
 

@@ -210,6 +210,12 @@ TESTED_ELSEWHERE = {
     # These only have a message sent: nothing is there before it is answered.
     "POST /v1/auth/register",
     "POST /v1/auth/forgot",
+    # The operator's, whose records tests/api/test_platform.py looks at.
+    "POST /v1/admin/tenants",
+    "POST /v1/admin/tenants/{tenant_id}/suspend",
+    "POST /v1/admin/tenants/{tenant_id}/resume",
+    "PUT /v1/admin/tenants/{tenant_id}/subscription",
+    "POST /v1/admin/plans",
     # These write to the ledger.
     "POST /v1/predict",
     "POST /v1/models/{model}/predict",

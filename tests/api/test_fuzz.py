@@ -25,8 +25,10 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from backend.domain.plans import seed_plans
 from backend.domain.scopes import TENANT_SCOPES, Role
 from tests.api.conftest import World, embedded_settings, fresh_database, running
+from tests.api.operators import platform_program
 
 EXAMPLES = 6
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -78,10 +80,14 @@ async def furnished(portal: BlockingPortal, world: World) -> Target:
         "session_id": await first("/v1/me/sessions"),
         "invitation_id": await made("/v1/invitations", {"email": "guest@fuzz.example", "role": "viewer"}),
         "account_id": await made("/v1/service-accounts", {"name": "job", "scopes": ["usage:read"]}),
+        # Not the callers' own: the operator's cases suspend it.
+        "tenant_id": (await world.tenant()).id,
+        "plan_id": seed_plans()[0].id,
     }
     # Who asks to end a session must not end the caller's own.
     other = await world.log_in(tenant.owner_email)
-    callers = {"nobody": {}, "owner": other, "key": {"X-API-Key": key.secret}}
+    operator = await platform_program(world)
+    callers = {"nobody": {}, "owner": other, "key": {"X-API-Key": key.secret}, "operator": operator}
     document = (await world.client.get("/openapi.json")).json()
     return Target(portal, world, document, ids, callers)
 
@@ -106,7 +112,7 @@ def fuzzed(request: pytest.FixtureRequest) -> Target:
     return found
 
 
-@pytest.mark.parametrize("caller", ["nobody", "owner", "key"])
+@pytest.mark.parametrize("caller", ["nobody", "owner", "key", "operator"])
 def test_nothing_that_is_sent_gets_an_undeclared_answer(fuzzed: Target, caller: str) -> None:
     schema = schemathesis.openapi.from_dict(fuzzed.document)
     headers = fuzzed.callers[caller]

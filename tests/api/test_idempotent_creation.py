@@ -55,6 +55,8 @@ OTHERS = {
     "POST /v1/predict",
     "POST /v1/models/{model}/predict",
     "POST /v1/service-accounts/{account_id}/rotate-secret",
+    "POST /v1/admin/tenants",
+    "POST /v1/admin/plans",
 }
 each_creation = pytest.mark.parametrize("creation", CREATING.values(), ids=CREATING)
 

@@ -10,8 +10,17 @@ from typing import Any, NamedTuple
 import pytest
 
 from backend.api.router import PUBLIC
-from backend.domain.scopes import PLATFORM_ROLE_SCOPES, ROLE_SCOPES, TENANT_SCOPES, PlatformRole, Role, Scope
+from backend.domain.scopes import (
+    PLATFORM_ROLE_SCOPES,
+    PLATFORM_SCOPES,
+    ROLE_SCOPES,
+    TENANT_SCOPES,
+    PlatformRole,
+    Role,
+    Scope,
+)
 from tests.api.conftest import IRIS, PASSWORD, World
+from tests.api.operators import platform_program
 
 pytestmark = pytest.mark.anyio
 
@@ -50,6 +59,17 @@ POST   /v1/service-accounts                             members:write   owner ad
 GET    /v1/service-accounts                             members:write   owner admin
 POST   /v1/service-accounts/{account_id}/rotate-secret  members:write   owner admin
 DELETE /v1/service-accounts/{account_id}                members:write   owner admin
+
+POST   /v1/admin/tenants                                admin           operator
+GET    /v1/admin/tenants                                admin           operator
+GET    /v1/admin/tenants/{tenant_id}                    admin           operator
+POST   /v1/admin/tenants/{tenant_id}/suspend            admin           operator
+POST   /v1/admin/tenants/{tenant_id}/resume             admin           operator
+GET    /v1/admin/tenants/{tenant_id}/subscription       admin           operator
+PUT    /v1/admin/tenants/{tenant_id}/subscription       admin           operator
+POST   /v1/admin/plans                                  admin           operator
+GET    /v1/admin/plans                                  admin           operator
+GET    /v1/admin/plans/{plan_id}                        admin           operator
 
 GET    /v1/me                                           people          owner admin developer billing viewer operator billing_reader
 POST   /v1/me/password                                  people          owner admin developer billing viewer operator billing_reader
@@ -105,6 +125,7 @@ async def callers_of(world: World) -> dict[str, dict[str, str]]:
             async with world._unit() as (tenants, _):
                 await tenants.add_user(email=email, password=PASSWORD, platform_role=role)
             found[role.value] = await world.log_in(email)
+            found[f"program as {role}"] = await platform_program(world, role)
         owner = found[Role.OWNER]
         for scope in sorted(TENANT_SCOPES):
             key = await world.key(tenant, scopes=frozenset({scope}))
@@ -126,6 +147,8 @@ def may_call(row: Row, caller: str) -> bool:
     """Whether the table lets a caller in."""
     if row.scope == EVERYBODY:
         return True
+    if caller.startswith("program as "):
+        return row.scope != PEOPLE and caller.removeprefix("program as ") in row.roles
     return caller in row.roles or caller.endswith(f" with {row.scope}")
 
 
@@ -183,6 +206,11 @@ def test_the_table_says_what_the_roles_scopes_say() -> None:
         assert row.roles <= ROLES, row.name
         if row.scope in {EVERYBODY, PEOPLE}:
             continue
+        if row.scope in PLATFORM_SCOPES:
+            assert row.roles == {role.value for role, held in PLATFORM_ROLE_SCOPES.items() if row.scope in held}, (
+                row.name
+            )
+            continue
         holders = {role.value for role, scopes in ROLE_SCOPES.items() if row.scope in scopes}
         assert row.roles & {role.value for role in Role} == holders, row.name
 
@@ -193,4 +221,5 @@ def test_platform_roles_get_in_only_where_the_table_says_so() -> None:
         expected = {"/v1/usage/events"} if Scope.USAGE_ALL in PLATFORM_ROLE_SCOPES[role] else set()
         if Scope.MODELS_READ in PLATFORM_ROLE_SCOPES[role]:
             expected |= {"/v1/models", "/v1/models/{model}", "/v1/models/{model}/versions/{version}"}
+        expected |= {row.path for row in ROWS if row.scope in PLATFORM_ROLE_SCOPES[role] & PLATFORM_SCOPES}
         assert routes == expected

@@ -75,7 +75,7 @@ class Registry:
     async def put_on_plan(self, tenant_id: TenantId, plan: Plan) -> None:
         async with self.database.unit_of_work() as unit:
             await unit.plans.add(plan)
-            await unit.subscriptions.start(tenant_id, plan.id, MADE_AT + timedelta(days=1))
+            await unit.subscriptions.start(tenant_id, plan.id, MADE_AT)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def directory(request: pytest.FixtureRequest, registry: Registry, clock: FakeClo
 
 
 def directory_over(database: Database, kind: str, clock: FakeClock) -> KeyDirectory:
-    store = SqlKeyDirectory(database)
+    store = SqlKeyDirectory(database, clock)
     return store if kind == "store" else CachedKeyDirectory(store, clock, ttl_s=30.0)
 
 

@@ -6,17 +6,20 @@ from backend.adapters.db.api_keys import key_from_row
 from backend.adapters.db.engine import translated_errors
 from backend.adapters.db.plans import plan_from_row
 from backend.adapters.db.row_security import see_all_tenants
+from backend.adapters.db.subscriptions import holds_at
 from backend.adapters.db.tables import ApiKeyRow, PlanRow, SubscriptionRow, TenantRow
 from backend.adapters.db.unit_of_work import Database
 from backend.domain.api_keys import KeyGrant
+from backend.domain.clock import Clock
 from backend.domain.tenants import TenantStatus
 
 
 class SqlKeyDirectory:
     """Reads the store each time; a cache stands before it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
 
     def holds(self, lookup_id: str) -> bool:  # noqa: ARG002
         """Nothing is at hand: each look goes to the store."""
@@ -33,12 +36,12 @@ class SqlKeyDirectory:
     async def reload(self, lookup_id: str) -> KeyGrant | None:
         """Return the key as the store holds it now."""
         query = (
-            select(ApiKeyRow, TenantRow, PlanRow)
+            select(ApiKeyRow, TenantRow, PlanRow, col(SubscriptionRow.ended_at))
             .join(TenantRow, col(TenantRow.id) == col(ApiKeyRow.tenant_id))
             .join(SubscriptionRow, col(SubscriptionRow.tenant_id) == col(TenantRow.id))
             .join(PlanRow, col(PlanRow.id) == col(SubscriptionRow.plan_id))
             .where(col(ApiKeyRow.lookup_id) == lookup_id)
-            .where(col(SubscriptionRow.ended_at).is_(None))
+            .where(*holds_at(self._clock.now()))
         )
         with translated_errors():
             async with self._database.session() as session:
@@ -47,10 +50,11 @@ class SqlKeyDirectory:
                 found = (await session.execute(query)).one_or_none()
         if found is None:
             return None
-        key, tenant, plan = found
+        key, tenant, plan, plan_ends_at = found
         return KeyGrant.assemble(
             key=key_from_row(key),
             tenant_status=TenantStatus(tenant.status),
             tenant_version=tenant.version,
             plan=plan_from_row(plan),
+            plan_ends_at=plan_ends_at,
         )

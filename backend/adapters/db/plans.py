@@ -1,5 +1,9 @@
 """Plan versions in SQL."""
 
+from dataclasses import asdict
+
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -29,29 +33,22 @@ class SqlPlans:
         self._session = session
 
     async def add(self, plan: Plan) -> None:
-        """Store a plan version; the same one again changes nothing.
+        """Store a plan version; the same one again changes nothing, whoever stores it at the same time.
 
         Raises:
-            AlreadyExists: that version is stored with other terms.
+            AlreadyExists: another one has this id, or this name and version.
         """
-        stored = await self._session.get(PlanRow, plan.id)
-        if stored is not None:
-            if plan_from_row(stored) != plan:
-                raise AlreadyExists("A plan version cannot be changed; add a new version.")
-            return
-        self._session.add(
-            PlanRow(
-                id=plan.id,
-                name=plan.name,
-                version=plan.version,
-                rate_per_minute=plan.rate_per_minute,
-                monthly_quota=plan.monthly_quota,
-                quota_mode=plan.quota_mode,
-                bills_cache_hits=plan.bills_cache_hits,
-                max_api_keys=plan.max_api_keys,
-            )
-        )
-        await self._session.flush()
+        is_sqlite = self._session.get_bind().dialect.name == "sqlite"
+        insert = (sqlite_insert if is_sqlite else postgresql_insert)(PlanRow)
+        await self._session.execute(insert.on_conflict_do_nothing(), asdict(plan))
+        stored = await self._session.get(PlanRow, plan.id, populate_existing=True)
+        if stored is None or plan_from_row(stored) != plan:
+            raise AlreadyExists("A plan version cannot be changed, and this one is taken. Add a new version.")
+
+    async def get(self, plan_id: str) -> Plan | None:
+        """Return one plan version."""
+        row = await self._session.get(PlanRow, plan_id)
+        return plan_from_row(row) if row else None
 
     async def newest(self, name: str) -> Plan | None:
         """Return the newest version of a plan."""
@@ -59,3 +56,19 @@ class SqlPlans:
             select(PlanRow).where(col(PlanRow.name) == name).order_by(col(PlanRow.version).desc()).limit(1)
         )
         return plan_from_row(row) if row else None
+
+    async def version(self, name: str, version: int) -> Plan | None:
+        """Return one version of a plan."""
+        row = await self._session.scalar(
+            select(PlanRow).where(col(PlanRow.name) == name).where(col(PlanRow.version) == version)
+        )
+        return plan_from_row(row) if row else None
+
+    async def list(self, name: str | None, *, after: str | None, limit: int) -> list[Plan]:
+        """Return up to ``limit`` plan versions with an id below ``after``, newest first."""
+        query = select(PlanRow).order_by(col(PlanRow.id).desc()).limit(limit)
+        if name is not None:
+            query = query.where(col(PlanRow.name) == name)
+        if after is not None:
+            query = query.where(col(PlanRow.id) < after)
+        return [plan_from_row(row) for row in await self._session.scalars(query)]

@@ -10,6 +10,7 @@ from backend.adapters.db.tables import TenantRow
 from backend.domain.errors import AlreadyExists, NotFound
 from backend.domain.ids import TenantId
 from backend.domain.tenants import Tenant, TenantStatus
+from backend.services.ports.store import TenantFilter
 
 
 def tenant_from_row(row: TenantRow) -> Tenant:
@@ -64,6 +65,17 @@ class SqlTenants:
         rows = await self._session.scalars(select(TenantRow).order_by(col(TenantRow.slug)))
         return [tenant_from_row(row) for row in rows]
 
+    async def page_of_all_tenants(self, wanted: TenantFilter, *, after: str | None, limit: int) -> list[Tenant]:
+        """Return up to ``limit`` tenants with an id below ``after``, newest first."""
+        query = select(TenantRow).order_by(col(TenantRow.id).desc()).limit(limit)
+        if wanted.status is not None:
+            query = query.where(col(TenantRow.status) == wanted.status)
+        if wanted.slug is not None:
+            query = query.where(col(TenantRow.slug) == wanted.slug)
+        if after is not None:
+            query = query.where(col(TenantRow.id) < after)
+        return [tenant_from_row(row) for row in await self._session.scalars(query)]
+
     async def rename(self, tenant_id: TenantId, name: str) -> Tenant:
         """Give the tenant another display name; return it."""
         await self._session.execute(update(TenantRow).where(col(TenantRow.id) == tenant_id).values(name=name))
@@ -72,7 +84,13 @@ class SqlTenants:
     async def hold(self, tenant_id: TenantId) -> None:
         """Hold off every other unit that holds the same tenant, until this one ends."""
         # On SQLite a writing unit holds the one write lock anyhow, and ignores FOR UPDATE.
-        await self._session.execute(select(TenantRow.id).where(col(TenantRow.id) == tenant_id).with_for_update())
+        await self._session.execute(
+            select(TenantRow)
+            .where(col(TenantRow.id) == tenant_id)
+            .with_for_update()
+            # What was read before the lock may have changed since.
+            .execution_options(populate_existing=True)
+        )
 
     async def set_status(self, tenant_id: TenantId, status: TenantStatus) -> Tenant:
         """Suspend or resume; return the tenant with its new version."""

@@ -100,7 +100,10 @@ class CachedKeyDirectory:
         self._unknown.discard(lookup_id)
         cached = self._known.get(lookup_id, self._clock.now_s())
         if cached is None or _versions(cached) <= _versions(grant):
-            self._known.put(lookup_id, grant, expires_at_s=expires_at_s + self._ttl_s)
+            expires_at_s += self._ttl_s
+            if grant.plan_ends_at is not None:
+                expires_at_s = min(expires_at_s, grant.plan_ends_at.timestamp())
+            self._known.put(lookup_id, grant, expires_at_s=expires_at_s)
 
     async def _read(self, lookup_id: str) -> KeyGrant | None:
         """Read the store, again if another process changed something meanwhile: the read may be from before."""

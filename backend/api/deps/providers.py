@@ -151,6 +151,7 @@ def provided(request: Request, provider: Callable[[Request], T]) -> T:
 
 UnitDep = Annotated[UnitOfWork, Depends(get_unit_of_work, scope="function")]
 """The request's transaction. FastAPI's default scope would commit after the answer was sent."""
+CursorCodecDep = Annotated[CursorCodec, Depends(get_cursor_codec)]
 StoreDep = Annotated[Store, Depends(get_store)]
 ResourcesDep = Annotated[Resources, Depends(get_resources)]
 ClockDep = Annotated[Clock, Depends(get_clock)]

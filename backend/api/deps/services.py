@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from backend.api.deps.callers import PlatformAdmin
 from backend.api.deps.providers import (
     UnitDep,
     get_admission,
@@ -35,11 +36,14 @@ from backend.services.members import MemberService
 from backend.services.own_tenant import OwnTenantService
 from backend.services.passwords import PasswordService
 from backend.services.people import PeopleService
+from backend.services.plans import PlanService
 from backend.services.predictions import PredictionService
 from backend.services.reauthentication import Reauthentication
 from backend.services.service_accounts import ServiceAccountService
 from backend.services.sessions import SessionService
 from backend.services.sign_up import SignUpService
+from backend.services.subscriptions import SubscriptionService
+from backend.services.tenants import TenantService
 from backend.services.tokens import TokenService
 from backend.services.usage import UsageService
 
@@ -104,9 +108,32 @@ async def get_member_service(request: Request, unit: UnitDep) -> MemberService:
     return MemberService(unit=unit, cursors=provided(request, get_cursor_codec))
 
 
-async def get_own_tenant_service(unit: UnitDep) -> OwnTenantService:
+async def get_own_tenant_service(request: Request, unit: UnitDep) -> OwnTenantService:
     """Return the service of the caller's own tenant in the request's unit of work."""
-    return OwnTenantService(unit=unit)
+    return OwnTenantService(unit=unit, clock=provided(request, get_clock))
+
+
+async def get_tenant_service(request: Request, unit: UnitDep, caller: PlatformAdmin) -> TenantService:
+    """Return the operator's tenant service in the request's unit of work: nobody else is given one."""
+    return TenantService(
+        unit=unit,
+        passwords=provided(request, get_password_hasher),
+        admission=provided(request, get_admission),
+        clock=provided(request, get_clock),
+        actor=caller.actor,
+    )
+
+
+async def get_plan_service(request: Request, unit: UnitDep) -> PlanService:
+    """Return the plan service in the request's unit of work."""
+    return PlanService(unit=unit, cursors=provided(request, get_cursor_codec))
+
+
+async def get_subscription_service(request: Request, unit: UnitDep) -> SubscriptionService:
+    """Return the service over what tenants are on, in the request's unit of work."""
+    return SubscriptionService(
+        unit=unit, admission=provided(request, get_admission), clock=provided(request, get_clock)
+    )
 
 
 async def get_service_account_service(request: Request, unit: UnitDep) -> ServiceAccountService:
@@ -214,6 +241,9 @@ PasswordServiceDep = Annotated[PasswordService, Depends(get_password_service)]
 ServiceAccountServiceDep = Annotated[ServiceAccountService, Depends(get_service_account_service)]
 SessionServiceDep = Annotated[SessionService, Depends(get_session_service)]
 SignUpServiceDep = Annotated[SignUpService, Depends(get_sign_up_service)]
+PlanServiceDep = Annotated[PlanService, Depends(get_plan_service)]
+SubscriptionServiceDep = Annotated[SubscriptionService, Depends(get_subscription_service)]
+TenantServiceDep = Annotated[TenantService, Depends(get_tenant_service)]
 PeopleServiceDep = Annotated[PeopleService, Depends(get_people_service)]
 TokenServiceDep = Annotated[TokenService, Depends(get_token_service)]
 UsageServiceDep = Annotated[UsageService, Depends(get_usage_service)]

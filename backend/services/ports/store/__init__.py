@@ -13,7 +13,15 @@ from backend.services.ports.store.credentials import (
     StoredSigningKey,
 )
 from backend.services.ports.store.idempotency import IdempotencyRecords, StoredRepetition
-from backend.services.ports.store.tenancy import Invitations, Memberships, Plans, Subscriptions, Tenants, Users
+from backend.services.ports.store.tenancy import (
+    Invitations,
+    Memberships,
+    Plans,
+    Subscriptions,
+    TenantFilter,
+    Tenants,
+    Users,
+)
 from backend.services.ports.store.unit_of_work import AuditLog, Store, UnitOfWork
 
 __all__ = [
@@ -32,6 +40,7 @@ __all__ = [
     "StoredRepetition",
     "StoredSigningKey",
     "Subscriptions",
+    "TenantFilter",
     "Tenants",
     "UnitOfWork",
     "Users",

@@ -1,5 +1,6 @@
 """Tenants, their people, and what they have bought."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
@@ -7,7 +8,16 @@ from backend.domain.ids import TenantId, UserId
 from backend.domain.invitations import Invitation
 from backend.domain.plans import Plan
 from backend.domain.scopes import Role
+from backend.domain.subscriptions import Standing
 from backend.domain.tenants import Membership, Tenant, TenantStatus, User
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TenantFilter:
+    """Which tenants to list; ``None`` is any."""
+
+    status: TenantStatus | None = None
+    slug: str | None = None
 
 
 class Tenants(Protocol):
@@ -31,6 +41,10 @@ class Tenants(Protocol):
 
     async def list_all(self) -> list[Tenant]:
         """Return every tenant, by slug."""
+        ...
+
+    async def page_of_all_tenants(self, wanted: TenantFilter, *, after: str | None, limit: int) -> list[Tenant]:
+        """Return up to ``limit`` tenants with an id below ``after``, newest first."""
         ...
 
     async def set_status(self, tenant_id: TenantId, status: TenantStatus) -> Tenant:
@@ -158,7 +172,23 @@ class Plans(Protocol):
     """Plan versions; immutable once stored."""
 
     async def add(self, plan: Plan) -> None:
-        """Store a plan version; the same one again changes nothing."""
+        """Store a plan version; the same one again changes nothing.
+
+        Raises:
+            AlreadyExists: another one has this id, or this name and version.
+        """
+        ...
+
+    async def get(self, plan_id: str) -> Plan | None:
+        """Return one plan version."""
+        ...
+
+    async def version(self, name: str, version: int) -> Plan | None:
+        """Return one version of a plan."""
+        ...
+
+    async def list(self, name: str | None, *, after: str | None, limit: int) -> list[Plan]:
+        """Return up to ``limit`` plan versions with an id below ``after``, newest first."""
         ...
 
     async def newest(self, name: str) -> Plan | None:
@@ -169,10 +199,18 @@ class Plans(Protocol):
 class Subscriptions(Protocol):
     """Which plan a tenant is on."""
 
-    async def start(self, tenant_id: TenantId, plan_id: str, at: datetime) -> None:
-        """Put the tenant on a plan from now on, ending what it was on."""
+    async def start(self, tenant_id: TenantId, plan_id: str, at: datetime) -> int:
+        """Put the tenant on a plan from an instant on, in place of whatever it would have been on from then on.
+
+        Returns:
+            the tenant's new version, which credentials that were cached before have to notice.
+        """
         ...
 
-    async def current_plan(self, tenant_id: TenantId) -> Plan | None:
-        """Return the plan the tenant is on."""
+    async def current_plan(self, tenant_id: TenantId, at: datetime) -> Plan | None:
+        """Return the plan the tenant is on at an instant."""
+        ...
+
+    async def standing(self, tenant_id: TenantId, at: datetime) -> Standing:
+        """Return what the tenant is on at an instant, and what follows."""
         ...

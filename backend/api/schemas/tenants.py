@@ -1,0 +1,35 @@
+"""Tenants, as the operator sees them, on the wire."""
+
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from backend.api.schemas.common import In, Instant, Out
+from backend.api.schemas.members import DisplayName
+from backend.api.schemas.plans import PlanText
+from backend.domain.tenants import Tenant, TenantStatus
+
+Slug = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+
+
+class NewTenantIn(In):
+    """A tenant to be."""
+
+    slug: Slug = Field(description="Its short name, which never changes.", examples=["acme"])
+    name: DisplayName | None = Field(None, description="The slug, if left out.", examples=["Acme Inc."])
+    plan: PlanText = Field("free", description="What it starts on.", examples=["pro"])
+
+
+class CustomerOut(Out):
+    """A tenant, as the operator sees it."""
+
+    id: str
+    slug: str
+    name: str
+    status: TenantStatus
+    created_at: Instant
+
+    @classmethod
+    def of(cls, tenant: Tenant) -> "CustomerOut":
+        """Return a tenant's wire form."""
+        return cls(id=tenant.id, slug=tenant.slug, name=tenant.name, status=tenant.status, created_at=tenant.created_at)
