@@ -122,7 +122,7 @@ def verify(as_json: JsonOption = False) -> None:
     for name in repository.names():
         for version in repository.versions(name):
             try:
-                repository.artifact(repository.manifest(name, version))
+                repository.check(name, version)
             except ModelRefused as refused:
                 rows.append({"name": name, "version": version, "verdict": refused.reason})
             else:

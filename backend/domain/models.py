@@ -28,13 +28,17 @@ class FeatureType(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
-    """One typed input. ``categories``: the values known at training, ``None`` when any is accepted."""
+    """One typed input. ``categories``: the values known at training, ``None`` when any is accepted.
+
+    ``limit``: the largest magnitude of a number that the model computes with, ``None`` when any will do.
+    """
 
     name: str
     type: FeatureType
     nullable: bool = False
     categories: tuple[str, ...] | None = None
     example: float | int | bool | str | None = None
+    limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

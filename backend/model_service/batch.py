@@ -21,6 +21,7 @@ class BatchBuilder:
     """Knows the columns of one model; shared by all its batches."""
 
     def __init__(self, inputs: Sequence[Feature], container: Container) -> None:
+        self.inputs = tuple(inputs)
         self._container = container
         self._dtypes = tuple(_frame_dtype(feature) for feature in inputs)
         self._names = tuple(feature.name for feature in inputs)

@@ -6,8 +6,9 @@ are the same row to a cache. Rows that fit take a short path; a row that does no
 say what is wrong where.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from math import isfinite
+from math import hypot
 from operator import itemgetter
 from typing import Final, TypeAlias, cast
 
@@ -25,6 +26,7 @@ DEFAULT_MAX_TEXT_CHARACTERS: Final = 10_000
 _Cells: TypeAlias = Sequence[object]
 _FLOATS: Final = frozenset({float})
 _NUMBERS: Final = frozenset({float, int})
+_MAX_FLOAT: Final = sys.float_info.max
 
 
 class TypedRows:
@@ -65,6 +67,8 @@ class RowEncoder:
         self._width = len(inputs)
         self._readers = tuple(reader(feature, max_text_characters) for feature in inputs)
         self._pick = _picker(self._names)
+        # Of the smallest limit; the length of a row is no less than any of its numbers.
+        self._limit = min((feature.limit for feature in inputs if feature.limit is not None), default=_MAX_FLOAT)
         plain = all(feature.type is FeatureType.FLOAT and feature.categories is None for feature in inputs)
         self._fit: Callable[[_Cells], Row | None] = self._fit_floats if plain else self._fit_readers
 
@@ -110,7 +114,7 @@ class RowEncoder:
         return None
 
     def _fit_floats(self, cells: _Cells) -> Row | None:
-        """All features are floats: look at the set of types, and at the sum for NaN and infinity."""
+        """All features are floats: look at the set of types, and at the length for NaN and what is too large."""
         kinds = set(map(type, cells))
         if kinds == _FLOATS or kinds <= _NUMBERS:
             numbers = cast("Sequence[float]", cells)
@@ -118,9 +122,9 @@ class RowEncoder:
                 row = tuple([number + 0.0 for number in numbers])  # -0.0 becomes 0.0, an int becomes a float
             except OverflowError:
                 return None
-            if isfinite(sum(row)):
+            if hypot(*row) <= self._limit:
                 return row
-        # A null, a wrong value, or finite numbers whose sum is not: one by one.
+        # A null, a wrong value, or numbers that are too large, if only together: one by one.
         return self._fit_readers(cells)
 
     def _fit_readers(self, cells: _Cells) -> Row | None:

@@ -11,6 +11,7 @@ never saw, hist-boosting rows that lie on the edge of a bin. Nothing here knows 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -20,10 +21,11 @@ from backend.domain.models import Feature, OutputOptions, Task
 from backend.model_service.batch import BatchBuilder
 from backend.model_service.errors import RunnerUnsuited
 from backend.model_service.evaluation import measure_one_row_us
-from backend.model_service.manifest import Candidate, Row, RunnerChoice, Verdict
-from backend.model_service.probes import rim_rows, tree_rows
+from backend.model_service.manifest import Candidate, Row, RunnerArtifact, RunnerChoice, Verdict
+from backend.model_service.onnx_runner import ONNX_FILE, OnnxRunner
+from backend.model_service.probes import PROBED_TREES, rim_rows, split_rows, tree_rows
 from backend.model_service.runner_kinds import FASTER_RUNNERS, MakeRunner
-from backend.model_service.runners import SCIKIT_LEARN, Columns, Runner, SklearnRunner
+from backend.model_service.runners import SCIKIT_LEARN, Columns, Runner, SklearnRunner, apart
 from backend.model_service.treelite_runner import TreeliteRunner
 
 TOLERANCE: Final = 1e-6
@@ -80,8 +82,12 @@ def choose_runner(
     rows: Sequence[Row],
     *,
     runners: Mapping[str, MakeRunner] = FASTER_RUNNERS,
-) -> RunnerChoice:
-    """Measure runners on a fitted pipeline and a sample of its rows, and choose the fastest that is the same."""
+) -> tuple[RunnerChoice, Runner]:
+    """Measure runners on a fitted pipeline and a sample of its rows, and choose the fastest that is the same.
+
+    Returns:
+        The choice with its reasons, and the runner chosen.
+    """
     reference = SklearnRunner(model, task, builder)
     same: dict[str, Runner] = {SCIKIT_LEARN: reference}
     tried: list[Candidate] = []
@@ -95,12 +101,17 @@ def choose_runner(
             except RunnerUnsuited as unsuited:
                 tried.append(Candidate(name=name, verdict=Verdict.UNSUITED, reason=str(unsuited)))
                 continue
-            tried.append(_try(name, runner, reference, inputs, rows, probes))
+            tried.append(_try(name, runner, model, reference, inputs, rows, probes))
             if tried[-1].verdict is not Verdict.DIFFERENT:
                 same[name] = runner
     tried.append(Candidate(name=SCIKIT_LEARN, verdict=Verdict.SLOWER, reason="the reference"))
     times = dict(zip(same, measure_one_row_us(*same.values(), row=rows[0]), strict=True))
-    return _choice([replace(each, one_row_us=times.get(each.name)) for each in tried])
+    choice = _choice([replace(each, one_row_us=times.get(each.name)) for each in tried])
+    chosen = same[choice.name]
+    if isinstance(chosen, OnnxRunner):
+        graph = RunnerArtifact(name=ONNX_FILE, sha256=sha256(chosen.artifact).hexdigest())
+        choice = replace(choice, artifact=graph)
+    return choice, chosen
 
 
 def same_on(reference: Runner, runner: Runner, rows: Sequence[Row]) -> bool:
@@ -115,6 +126,7 @@ def same_on(reference: Runner, runner: Runner, rows: Sequence[Row]) -> bool:
 def _try(
     name: str,
     runner: Runner,
+    model: Any,
     reference: SklearnRunner,
     inputs: Sequence[Feature],
     rows: Sequence[Row],
@@ -126,6 +138,8 @@ def _try(
             _compare(comparison, probes, *_over_rows(reference, runner, options))
         if isinstance(runner, TreeliteRunner):
             _compare_splits(comparison, runner, reference, inputs, rows)
+        elif type(apart(model)[1]) in PROBED_TREES:
+            _compare(comparison, split_rows(model, inputs, rows), *_over_rows(reference, runner, _OPTIONS[0]))
     except Exception as error:  # noqa: BLE001 - what scikit-learn answers, a runner may not refuse
         reason = f"it fails where scikit-learn answers ({type(error).__name__})"
         return Candidate(name=name, verdict=Verdict.DIFFERENT, reason=reason)

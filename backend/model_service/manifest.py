@@ -5,8 +5,9 @@
     {"name": "iris", "version": "2", "format": "skops", "artifact": "model.skops", "sha256": "…64 hex…",
      "task": "classification", "container": "array", "labels": ["setosa", …] | null,
      "inputs": [{"name": "sepal_length", "type": "float", "nullable": false, "categories": null,
-                 "example": 5.1}, …],
+                 "example": 5.1, "limit": 3.4e38 | null}, …],
      "runner": {"name": "treelite", "reason": "…", "one_row_us": 31.5,
+                "artifact": {"name": "model.onnx", "sha256": "…"} | null,
                 "candidates": [{"name": "treelite", "verdict": "chosen", "reason": "…", "one_row_us": 31.5,
                                 "max_difference": 0.0}, …]},
      "metrics": {"accuracy": 0.97, …}, "created_at": "2026-01-02T03:04:05+00:00",
@@ -71,6 +72,14 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerArtifact:
+    """A file of the runner's own, next to the pipeline's."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerChoice:
     """The runner that serves the version, why it was chosen, and what one row cost when it was measured."""
 
@@ -78,6 +87,7 @@ class RunnerChoice:
     reason: str
     one_row_us: float
     candidates: tuple[Candidate, ...] = ()
+    artifact: RunnerArtifact | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ from backend.model_service.manifest import (
     Container,
     Manifest,
     Row,
+    RunnerArtifact,
     RunnerChoice,
     Scalar,
     Verdict,
@@ -63,8 +64,8 @@ def parse_manifest(data: bytes) -> Manifest:
         name=top.text("name", is_model_name),
         version=top.text("version", is_version_name),
         format=top.choice("format", ArtifactFormat),
-        artifact=top.text("artifact", lambda text: _ARTIFACT.fullmatch(text) is not None),
-        sha256=top.text("sha256", lambda text: _SHA256.fullmatch(text) is not None),
+        artifact=top.text("artifact", _is_file_name),
+        sha256=top.text("sha256", _is_sha256),
         task=top.choice("task", Task),
         container=top.choice("container", Container),
         inputs=inputs,
@@ -155,7 +156,23 @@ def _runner(value: object) -> RunnerChoice:
             # Manifests of before the parity gate name none.
             for index, item in enumerate(found.get("candidates", list) if found.has("candidates") else ())
         ),
+        artifact=_runner_artifact(found.raw("artifact")) if found.has("artifact") else None,
     )
+
+
+def _runner_artifact(value: object) -> RunnerArtifact | None:
+    if value is None:
+        return None
+    found = _Fields(value, "runner.artifact", RunnerArtifact)
+    return RunnerArtifact(name=found.text("name", _is_file_name), sha256=found.text("sha256", _is_sha256))
+
+
+def _is_file_name(text: str) -> bool:
+    return _ARTIFACT.fullmatch(text) is not None
+
+
+def _is_sha256(text: str) -> bool:
+    return _SHA256.fullmatch(text) is not None
 
 
 def _candidate(item: object, where: str) -> Candidate:
@@ -190,7 +207,16 @@ def _feature(item: object, where: str) -> Feature:
         nullable=found.get("nullable", bool),
         categories=found.texts("categories"),
         example=_scalar(found.raw("example"), f"{where}.example"),
+        # Manifests of before the limits were measured name none.
+        limit=_limit(found.raw("limit"), f"{where}.limit") if found.has("limit") else None,
     )
+
+
+def _limit(value: object, where: str) -> float | None:
+    limit = _measured(value, where)
+    if limit is not None and limit <= 0:
+        raise ModelRefused(f"The manifest's {where!r} must be above zero.")
+    return limit
 
 
 def _sample_row(row: object, width: int) -> Row:

@@ -10,6 +10,18 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    ExtraTreesRegressor,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    HistGradientBoostingClassifier,
+    HistGradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.pipeline import Pipeline
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor, ExtraTreeClassifier, ExtraTreeRegressor
 
 from backend.domain.models import Feature, FeatureType
 from backend.model_service.manifest import Row, Scalar
@@ -18,11 +30,30 @@ from backend.model_service.values import category
 Floats: TypeAlias = NDArray[np.float64]
 Splits: TypeAlias = tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp], Floats, NDArray[np.bool_]]
 
+PROBED_TREES: Final = frozenset(
+    {
+        DecisionTreeClassifier,
+        DecisionTreeRegressor,
+        ExtraTreeClassifier,
+        ExtraTreeRegressor,
+        ExtraTreesClassifier,
+        ExtraTreesRegressor,
+        GradientBoostingClassifier,
+        GradientBoostingRegressor,
+        HistGradientBoostingClassifier,
+        HistGradientBoostingRegressor,
+        RandomForestClassifier,
+        RandomForestRegressor,
+    }
+)
+"""The estimators around whose splits :func:`tree_rows` makes rows. Exact types: a subclass may hold others."""
+
 MAX_SPLITS: Final = 10_000
 """Of a larger ensemble every n-th split is probed."""
 
 _MAX_ROWS: Final = 20_000
 _ROWS_PER_VALUE: Final = 3
+_BASE_ROWS: Final = 200
 _UNSEEN_TEXT: Final = "\N{REPLACEMENT CHARACTER} never seen in training"
 _NUMBERS: Final = (-1.0, 0.0, 0.5, 1.0, 3.5, 255.0, 256.0, 300.0, 1e6, -1e6)
 _MOST_CATEGORIES: Final = 256
@@ -85,8 +116,31 @@ def tree_rows(ensemble: Any, base: Floats, *, gaps: NDArray[np.bool_]) -> Floats
     return np.array(rows).reshape(-1, base.shape[1])
 
 
+def split_rows(model: Any, inputs: Sequence[Feature], rows: Sequence[Row]) -> list[Row]:
+    """Return rows around each split as a caller would send them: through the scalers before the trees, backwards."""
+    scalers, final = (model[:-1], model[-1]) if isinstance(model, Pipeline) and len(model) > 1 else (None, model)
+    base = np.array(rows[:_BASE_ROWS], dtype=np.float64)
+    gaps = np.array([feature.nullable for feature in inputs])
+    if scalers is None:
+        made = tree_rows(final, base, gaps=gaps)
+    else:
+        made = scalers.inverse_transform(tree_rows(final, np.asarray(scalers.transform(base)), gaps=gaps))
+    columns = [_as_sent(feature, column) for feature, column in zip(inputs, made.T, strict=True)]
+    return list(zip(*columns, strict=True))
+
+
+def _as_sent(feature: Feature, column: Floats) -> list[Scalar]:
+    if feature.type is FeatureType.BOOLEAN:
+        return [bool(cell > 0.5) for cell in column.tolist()]  # noqa: PLR2004 - the nearer one
+    if feature.type is FeatureType.INTEGER:
+        column = column.round()
+    sent = [None if cell != cell else cell for cell in column.tolist()]  # noqa: PLR0124 - NaN
+    return [None if cell is None else int(cell) for cell in sent] if feature.type is FeatureType.INTEGER else sent
+
+
 def _trees(ensemble: Any) -> Iterator[Splits]:
-    for member in np.asarray(ensemble.estimators_, dtype=object).flat:
+    members = [ensemble] if hasattr(ensemble, "tree_") else ensemble.estimators_
+    for member in np.asarray(members, dtype=object).flat:
         tree = member.tree_
         yield (
             tree.children_left,

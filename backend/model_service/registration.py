@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -20,7 +20,9 @@ from backend.model_service.errors import ModelRefused, ModelServiceError, Regist
 from backend.model_service.evaluation import check_parity, held_out_metrics
 from backend.model_service.fitted import one_native_thread
 from backend.model_service.gate import choose_runner
+from backend.model_service.magnitudes import with_limits
 from backend.model_service.manifest import ArtifactFormat, Container, Manifest, Row, RunnerChoice, is_version_name
+from backend.model_service.onnx_runner import OnnxRunner
 from backend.model_service.pipelines import container_of, load_pipeline_file, predicts, task_of, write_pipeline
 from backend.model_service.repository import ModelRepository
 from backend.model_service.runners import Columns, Runner, SklearnRunner, class_labels, label_name
@@ -28,6 +30,7 @@ from backend.model_service.sample import Sample, as_container, read_sample
 
 _SAMPLE_ROWS_KEPT: Final = 5
 _LIBRARIES: Final = ("scikit-learn", "skops", "numpy", "pandas", "treelite")
+_OF_THE_EXTRA: Final = ("skl2onnx", "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +77,7 @@ def register(
         with one_native_thread():  # as it will be served, and so measured
             candidate = _examine(pipeline, sample, target, allow_pickle=allow_pickle)
         manifest = _manifest(candidate, name, version, dict(metrics or {}))
-        repository.publish(manifest, candidate.artifact)
+        repository.publish(manifest, candidate.artifact, candidate.runner_artifact)
         if alias is not None:
             repository.set_alias(name, alias, [WeightedVersion(version, 1)])
     except (ModelRefused, WrongAnswer, FileExistsError) as error:
@@ -94,6 +97,7 @@ class _Candidate:
     labels: tuple[str, ...] | None
     metrics: dict[str, float]
     runner: RunnerChoice
+    runner_artifact: bytes | None
     notes: tuple[str, ...]
 
 
@@ -128,6 +132,8 @@ def _examine(pipeline: Any, sample_path: Path, target: str | None, *, allow_pick
     rows = _encode(sample)
     answered = _compare(pipeline, as_container(sample.frame, container), runner, rows)
     metrics = {} if sample.target is None else held_out_metrics(task, sample.target, answered, classes)
+    chosen, fastest = choose_runner(served, task, builder, sample.inputs, rows)
+    sample = replace(sample, inputs=with_limits(sample.inputs, rows, runner, fastest))
     return _Candidate(
         task=task,
         container=container,
@@ -136,7 +142,8 @@ def _examine(pipeline: Any, sample_path: Path, target: str | None, *, allow_pick
         sample=sample,
         labels=tuple(label_name(label) for label in classes) or None,
         metrics=metrics,
-        runner=choose_runner(served, task, builder, sample.inputs, rows),
+        runner=chosen,
+        runner_artifact=fastest.artifact if isinstance(fastest, OnnxRunner) else None,
         notes=(*notes, *sample.notes),
     )
 
@@ -179,9 +186,14 @@ def _manifest(candidate: _Candidate, name: str, version: str, metrics: dict[str,
         runner=candidate.runner,
         metrics=metrics | candidate.metrics,
         created_at=datetime.now(UTC),
-        library_versions={"python": platform.python_version(), **{name: library_version(name) for name in _LIBRARIES}},
+        library_versions=_library_versions(candidate.runner),
         sample_rows=candidate.sample.rows[:_SAMPLE_ROWS_KEPT],
     )
+
+
+def _library_versions(runner: RunnerChoice) -> dict[str, str]:
+    names = _LIBRARIES if runner.artifact is None else (*_LIBRARIES, *_OF_THE_EXTRA)
+    return {"python": platform.python_version(), **{name: library_version(name) for name in names}}
 
 
 def _findings(manifest: Manifest, candidate: _Candidate, alias: str | None) -> tuple[str, ...]:

@@ -101,10 +101,26 @@ class ModelRepository:
         Raises:
             ModelRefused: it is missing, too large, leads out of its folder, or is not what was registered.
         """
-        data = self._read(manifest.name, manifest.version, manifest.artifact, self._max_artifact_bytes, "artifact")
-        if hashlib.sha256(data).hexdigest() != manifest.sha256:
-            raise ModelRefused("The artifact's SHA-256 is not the one in the manifest.")
-        return data
+        return self._compared(manifest, manifest.artifact, manifest.sha256, "artifact")
+
+    def runner_artifact(self, manifest: Manifest) -> bytes | None:
+        """Read the file of the runner's own, where it has one, and compare its digest.
+
+        Raises:
+            ModelRefused: as for the artifact.
+        """
+        own = manifest.runner.artifact
+        return None if own is None else self._compared(manifest, own.name, own.sha256, "runner's artifact")
+
+    def check(self, name: str, version: str) -> None:
+        """Check a version's signature, manifest and digests.
+
+        Raises:
+            ModelRefused: one does not hold.
+        """
+        manifest = self.manifest(name, version)
+        self.artifact(manifest)
+        self.runner_artifact(manifest)
 
     def aliases(self, name: str) -> Aliases:
         """Read a model's aliases; a model without the file has none.
@@ -122,7 +138,7 @@ class ModelRepository:
         except OSError as error:
             raise ModelRefused("The aliases file cannot be read.") from error
 
-    def publish(self, manifest: Manifest, artifact: bytes) -> None:
+    def publish(self, manifest: Manifest, artifact: bytes, runner_artifact: bytes | None = None) -> None:
         """Write a new version: readers see all of it or none.
 
         Raises:
@@ -134,6 +150,8 @@ class ModelRepository:
         staging = Path(tempfile.mkdtemp(prefix=".incoming-", dir=folder))
         try:
             _write_durably(staging / manifest.artifact, artifact)
+            if manifest.runner.artifact is not None and runner_artifact is not None:
+                _write_durably(staging / manifest.runner.artifact.name, runner_artifact)
             _write_durably(staging / _MANIFEST, manifest.to_json())
             staging.chmod(0o755)
             # Linux replaces an *empty* folder silently; a version's folder is never empty.
@@ -150,7 +168,7 @@ class ModelRepository:
         Raises:
             ModelRefused: it is not.
         """
-        self.artifact(self.manifest(name, version))
+        self.check(name, version)
         manifest = self._read(name, version, _MANIFEST, MAX_MANIFEST_BYTES, "manifest")
         _replace(self._root / name / version / SIGNATURE, dump_signature(sign(message_of(manifest))))
 
@@ -179,6 +197,12 @@ class ModelRepository:
         leaving = Path(tempfile.mkdtemp(prefix=".leaving-", dir=self._root / name))
         (self._root / name / version).rename(leaving / version)
         shutil.rmtree(leaving)
+
+    def _compared(self, manifest: Manifest, file_name: str, sha256: str, what: str) -> bytes:
+        data = self._read(manifest.name, manifest.version, file_name, self._max_artifact_bytes, what)
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ModelRefused(f"The {what}'s SHA-256 is not the one in the manifest.")
+        return data
 
     def _read(self, name: str, version: str, file_name: str, limit_bytes: int, what: str) -> bytes:
         folder = self._root / name / version

@@ -61,6 +61,8 @@ def _object(properties: dict[str, Any], *, required: list[str]) -> dict[str, Any
 def _cell(feature: Feature) -> dict[str, Any]:
     kind = _TYPES[feature.type]
     cell: dict[str, Any] = {"type": [kind, "null"] if feature.nullable else kind}
+    if feature.limit is not None:
+        cell |= {"minimum": -feature.limit, "maximum": feature.limit}
     if feature.categories is not None:
         known = [category(text, feature.type) for text in feature.categories]
         cell["enum"] = [*known, None] if feature.nullable else known

@@ -140,12 +140,14 @@ def load_model(
     """
     manifest = repository.manifest(name, version)
     model = load_artifact(repository.artifact(manifest), manifest.format, allow_pickle=allow_pickle)
-    loaded = assemble(manifest, model, lanes, max_rows=max_rows)
+    loaded = assemble(manifest, model, lanes, max_rows=max_rows, runner_artifact=repository.runner_artifact(manifest))
     loaded.warm_up()
     return loaded
 
 
-def assemble(manifest: Manifest, model: Any, lanes: Lanes, *, max_rows: int) -> LoadedModel:
+def assemble(
+    manifest: Manifest, model: Any, lanes: Lanes, *, max_rows: int, runner_artifact: bytes | None = None
+) -> LoadedModel:
     """Put a fitted model behind its manifest.
 
     Raises:
@@ -158,5 +160,5 @@ def assemble(manifest: Manifest, model: Any, lanes: Lanes, *, max_rows: int) -> 
         encoder = RowEncoder(manifest.inputs, max_rows=max_rows)
     except ValueError as error:
         raise ModelRefused("A category in the manifest is not of its feature's type.") from error
-    runner, choice = rebuild_runner(manifest, model, encoder)
+    runner, choice = rebuild_runner(manifest, model, encoder, runner_artifact)
     return LoadedModel(replace(manifest, runner=choice), encoder, runner, AnswerWriter(classes), lanes)

@@ -6,7 +6,7 @@ A sentence of refusal is a constant: it never holds the caller's value.
 
 from collections.abc import Callable
 from math import isfinite
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from backend.domain.models import Feature, FeatureType
 from backend.model_service.manifest import Scalar
@@ -25,6 +25,8 @@ class WrongValue(ValueError):
 def reader(feature: Feature, max_text_characters: int) -> Read:
     """Make the reader of a feature."""
     read = _typed(feature.type, max_text_characters)
+    if feature.limit is not None and feature.type in {FeatureType.FLOAT, FeatureType.INTEGER}:
+        read = _within(read, feature.limit)
     if feature.categories is not None:
         read = _one_of(read, frozenset(category(text, feature.type) for text in feature.categories))
     return _or_null(read) if feature.nullable else read
@@ -96,6 +98,16 @@ def _text(max_characters: int) -> Read:
         return value
 
     return read
+
+
+def _within(read: Read, limit: float) -> Read:
+    def read_within(value: object) -> Scalar:
+        number = read(value)
+        if not -limit <= cast("float", number) <= limit:
+            raise WrongValue("Is too large.")
+        return number
+
+    return read_within
 
 
 def _one_of(read: Read, known: frozenset[Scalar]) -> Read:

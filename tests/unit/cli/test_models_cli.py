@@ -75,7 +75,9 @@ def test_add_prints_what_the_gate_measured(operator: Operator) -> None:
     listed = json.loads(operator("list", "--json").stdout)
     assert [row["version"] for row in listed] == ["3", "2", "1"]
     runner = json.loads(operator("show", "prices", "3").stdout)["runner"]
-    assert {each["name"] for each in runner["candidates"]} == {"folded-linear", "treelite", "scikit-learn"}
+    assert {each["name"] for each in runner["candidates"]} == {
+        *("folded-linear", "treelite", "onnxruntime", "scikit-learn")
+    }
 
 
 def test_a_whole_folder_verifies(operator: Operator) -> None:

@@ -25,6 +25,7 @@ from backend.model_service.aliases import WeightedVersion
 from backend.model_service.answers import AnswerWriter
 from backend.model_service.artifacts import load_artifact
 from backend.model_service.encoding import RowEncoder
+from backend.model_service.gate import TOLERANCE
 from backend.model_service.lanes import Lanes
 from backend.model_service.loading import Loader
 from backend.model_service.manifest import ArtifactFormat, Manifest, Row
@@ -80,9 +81,8 @@ async def test_answers_are_the_pipelines_own(registered_root: Path, iris_rows: l
     async with serving(registered_root) as service:
         answers = await predict(service, "iris@2", iris_rows)
     assert [answer["label"] for answer in answers] == pipeline.predict(np.array(iris_rows)).tolist()
-    assert [list(answer["probabilities"].values()) for answer in answers] == pipeline.predict_proba(
-        np.array(iris_rows)
-    ).tolist()
+    probabilities = [list(answer["probabilities"].values()) for answer in answers]
+    np.testing.assert_allclose(probabilities, pipeline.predict_proba(np.array(iris_rows)), atol=TOLERANCE)
 
 
 async def test_answers_come_in_the_order_of_the_indices(registered_root: Path, iris_rows: list[list[float]]) -> None:
