@@ -78,8 +78,11 @@ def postgres_server() -> Iterator[str]:
 
 
 @contextmanager
-def private_postgres_server() -> Iterator[Server]:
-    """Yield a PostgreSQL server of one's own. As root it runs as another user, because it refuses to be root."""
+def private_postgres_server(*, durable: bool = False) -> Iterator[Server]:
+    """Yield a PostgreSQL server of one's own. As root it runs as another user, because it refuses to be root.
+
+    Unless it is to be ``durable`` it does not wait for its disk: a test does not outlive the machine.
+    """
     run_as = _unprivileged()
     folder = Path(tempfile.mkdtemp(prefix="forecourt-pg-", dir=_open_folder()))
     try:
@@ -96,7 +99,8 @@ def private_postgres_server() -> Iterator[Server]:
             group=run_as.group,
             extra_groups=run_as.extra_groups,
         )
-        fast = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
+        careless = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
+        fast = () if durable else careless
         bounds = ("-c", "max_connections=300", "-c", "unix_socket_directories=", "-c", "listen_addresses=127.0.0.1")
 
         def prepare(port: int) -> Server:

@@ -1,0 +1,69 @@
+"""Measures Forecourt beside bare servers of the same models, in one run on one machine: ``scripts/bench``.
+
+===================  ================================================================================
+machine.py           cores, and what processes use of them
+load.c, load.py      the load generator, compiled, fed and read; load_in_python.py stands in for it
+models.py            the models, as every server loads them
+bare.py              the baseline: what a tutorial on serving a model builds
+processes.py         a server under measurement: started on its core, watched, ended
+forecourt.py         ours: a tenant and its keys, migrated stores, ``forecourt serve``
+site.py              all of these together
+table.py             how servers are measured in interleaved rounds; report.py writes it down
+comparisons.py       what is measured against what, and what it has to reach
+===================  ================================================================================
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.bench.comparisons import comparisons
+from tests.bench.machine import split_cores
+from tests.bench.report import markdown, plot
+from tests.bench.site import open_site
+from tests.bench.table import Bench
+
+PROJECT = Path(__file__).resolve().parents[2]
+OUTPUT = PROJECT / "var" / "bench"
+
+
+def main(arguments: list[str]) -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure Forecourt beside bare servers.")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each comparison")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each server's turn in a round")
+    parser.add_argument("--only", default="", help="comparisons by their beginning, with commas: A,F")
+    options = parser.parse_args(arguments)
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    workshop = Path(tempfile.mkdtemp(dir=OUTPUT))
+    try:
+        _table(workshop, options)
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+
+
+def _table(workshop: Path, options: argparse.Namespace) -> None:
+    began_s = time.monotonic()
+    cores = split_cores()
+    with open_site(workshop, cores, _say) as site:
+        bench = Bench(site.generator, site.store_pids, rounds=options.rounds, seconds=options.seconds)
+        wanted = tuple(options.only.split(","))
+        results = [bench.measure(each, _say) for each in comparisons(site) if each.name.startswith(wanted)]
+        told = (cores.told(), f"load from {site.generator.told}", f"{options.rounds} rounds of {options.seconds:g} s")
+        report = markdown(results, told=told)
+    (OUTPUT / "bench.md").write_text(report)
+    plot(results, OUTPUT / "bench.png")
+    sys.stdout.write(f"\n{report}\n")
+    _say(f"{time.monotonic() - began_s:.0f} s; report in {OUTPUT / 'bench.md'}, plot in {OUTPUT / 'bench.png'}")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"bench: {text}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
