@@ -21,6 +21,7 @@ from backend.adapters.db.key_use import BatchedKeyUse
 from backend.adapters.db.ledger import GroupCommitLedger
 from backend.adapters.db.unit_of_work import Database
 from backend.adapters.db.usage import SqlUsageReader
+from backend.adapters.http import HttpxOutbound, SystemResolver
 from backend.adapters.mail.file import FileMailer
 from backend.adapters.mail.outbox import BackgroundOutbox
 from backend.adapters.mail.smtp import SmtpMailer
@@ -106,6 +107,13 @@ async def _open_admission(
     return RedisAdmission(
         client, history, cache_ttl_s=settings.cache_ttl_s, timeout_s=settings.redis_timeout_s
     ), RedisLoginThrottle(client, timeout_s=settings.redis_timeout_s)
+
+
+def open_outbound(settings: Settings, stack: AsyncExitStack) -> HttpxOutbound:
+    """Return what calls addresses that tenants name."""
+    resolver = SystemResolver()
+    stack.callback(resolver.close)
+    return HttpxOutbound(resolver, allowed=settings.outbound_allowed_networks)
 
 
 def open_key_hasher(settings: Settings) -> PepperedKeyHasher:
@@ -195,6 +203,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         opaque_tokens=HmacOpaqueTokens(secret),
         mailed_tokens=HmacOpaqueTokens(secret, kind="mailed-token", prefix="fm_"),
         outbox=outbox,
+        outbound=open_outbound(settings, stack),
         strangers=MemoryStrangerThrottle(clock, per_minute=settings.unknown_key_rate),
         cursor_codec=HmacCursors(secret),
         login_throttle=shared.login_throttle,

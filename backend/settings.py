@@ -63,6 +63,10 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
         (), description="Networks of the proxies in front, with commas; only they may say X-Forwarded-For."
     )
+    outbound_allowed_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        (),
+        description="Networks that webhooks may reach although they are not public, over plain HTTP too; with commas.",
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins whose pages may call the API from a browser, with commas; exact, never `*`."
     )
@@ -118,7 +122,9 @@ class Settings(BaseSettings):
             raise ValueError("a pepper's version stands there twice; keys made under the other one would be lost")
         return peppers
 
-    @field_validator("trusted_proxies", "cors_origins", "model_signing_keys", mode="before")
+    @field_validator(
+        "trusted_proxies", "outbound_allowed_networks", "cors_origins", "model_signing_keys", mode="before"
+    )
     @classmethod
     def _read_list(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

@@ -43,6 +43,7 @@ HANDED_OUT_BY = {
     "Counter": "Metrics",
     "Gauge": "Metrics",
     "Histogram": "Metrics",
+    "Resolver": "the OutboundHttp adapter, which asks it before it calls",
     "SigningKeySmith": "the command line, where signing keys are rotated",
 }
 """Ports that no route is given, and who is given them instead."""
@@ -60,6 +61,7 @@ CONTRACT_ELSEWHERE = {
     "HealthProbe": "api/test_health.py",
     "StrangerThrottle": "api/test_throttling.py",
     "Outbox": "contracts/test_mailers.py",
+    "OutboundHttp": "unit/adapters/test_outbound_http.py",
 }
 """Ports of one adapter, which are tested where it is: there is no second one to hold to the same contract."""
 

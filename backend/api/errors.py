@@ -53,6 +53,7 @@ STATUS: dict[type[ForecourtError], int] = {
     errors.SchemaMismatch: 422,
     errors.IdempotencyKeyReused: 422,
     errors.WeakPassword: 422,
+    errors.UrlNotAllowed: 422,
     errors.TooMany: 429,
     errors.RateLimited: 429,
     errors.QuotaExceeded: 429,
@@ -65,6 +66,7 @@ STATUS: dict[type[ForecourtError], int] = {
     errors.StoreUnavailable: 503,
     errors.ModelUnavailable: 503,
     errors.MailUnavailable: 503,
+    errors.CallFailed: 503,
     errors.DeadlineExceeded: 504,
 }
 _OAUTH_STATUS = {"invalid_client": 401, "slow_down": 429}

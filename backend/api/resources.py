@@ -15,6 +15,7 @@ from backend.services.ports import (
     Metrics,
     ModelCatalog,
     OpaqueTokens,
+    OutboundHttp,
     Outbox,
     PasswordHasher,
     Sealer,
@@ -58,6 +59,7 @@ class Resources:
     opaque_tokens: OpaqueTokens
     mailed_tokens: OpaqueTokens
     outbox: Outbox
+    outbound: OutboundHttp
     strangers: StrangerThrottle
     cursor_codec: CursorCodec
     login_throttle: LoginThrottle

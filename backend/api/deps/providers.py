@@ -19,6 +19,7 @@ from backend.services.ports import (
     Metrics,
     ModelCatalog,
     OpaqueTokens,
+    OutboundHttp,
     Outbox,
     PasswordHasher,
     Sealer,
@@ -115,6 +116,11 @@ def get_mailed_tokens(request: Request) -> OpaqueTokens:
 def get_outbox(request: Request) -> Outbox:
     """Return what takes mail."""
     return get_resources(request).outbox
+
+
+def get_outbound(request: Request) -> OutboundHttp:
+    """Return what calls addresses that others named."""
+    return get_resources(request).outbound
 
 
 def get_strangers(request: Request) -> StrangerThrottle:

@@ -7,9 +7,9 @@
     ├── NotFound               not-found, model-not-found
     ├── Conflict               idempotency-in-progress, key-limit-reached, already-exists, last-owner, …
     ├── Gone                   invitation-expired, link-expired
-    ├── Invalid                validation-failed, schema-mismatch, idempotency-key-reused, weak-password
+    ├── Invalid                validation-failed, schema-mismatch, idempotency-key-reused, weak-password, …
     ├── TooMany                too-many-requests, rate-limited, quota-exceeded, concurrency-exceeded
-    ├── Unavailable            overloaded, enforcement-unavailable, metering-unavailable, model-unavailable
+    ├── Unavailable            overloaded, enforcement-unavailable, metering-unavailable, model-unavailable, …
     ├── DeadlineExceeded       deadline-exceeded
     ├── PayloadTooLarge, UnsupportedEncoding, RequestTimeout, MethodNotAllowed
     └── OAuthError             RFC 6749's own vocabulary, on the token endpoint only
@@ -49,6 +49,7 @@ from backend.domain.errors.capacity import (
     TooMany,
     Unavailable,
 )
+from backend.domain.errors.outbound import CallFailed, CallFailure, UrlNotAllowed
 from backend.domain.errors.requests import (
     AlreadyExists,
     AlreadyMember,
@@ -81,6 +82,8 @@ __all__ = [
     "AlreadyExists",
     "AlreadyMember",
     "BadRequest",
+    "CallFailed",
+    "CallFailure",
     "ConcurrencyExceeded",
     "Conflict",
     "DeadlineExceeded",
@@ -126,5 +129,6 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "UnsupportedEncoding",
+    "UrlNotAllowed",
     "WeakPassword",
 ]

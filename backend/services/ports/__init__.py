@@ -22,6 +22,8 @@ LoginThrottle        growing delays after failed logins         memory, redis
 StrangerThrottle     unknown API keys by address                memory
 Mailer               delivers mail                              mail (SMTP, files)
 Outbox               takes mail off the caller's hands          mail
+OutboundHttp         calls to addresses that others named       http
+Resolver             the addresses behind a host name           http
 Metrics              numbers about the service itself           prometheus, memory (forgets)
 HealthProbe          a resource that can say how it is          each of the above that can fail
 ===================  =========================================  ================================
@@ -48,6 +50,7 @@ from backend.services.ports.mail import Mailer, Outbox
 from backend.services.ports.metering import Ledger, UsageReader
 from backend.services.ports.metrics import Counter, Gauge, Histogram, Metrics
 from backend.services.ports.models import EncodedRows, ModelCatalog, ServedModel
+from backend.services.ports.outbound import OutboundAnswer, OutboundHttp, Resolver
 from backend.services.ports.store import (
     ApiKeys,
     AuditLog,
@@ -90,10 +93,13 @@ __all__ = [
     "Metrics",
     "ModelCatalog",
     "OpaqueTokens",
+    "OutboundAnswer",
+    "OutboundHttp",
     "Outbox",
     "PasswordHasher",
     "Plans",
     "QuotaHistory",
+    "Resolver",
     "Sealer",
     "ServedModel",
     "ServiceAccounts",
