@@ -81,13 +81,13 @@ class HttpxOutbound:
                 target, addresses = await self._judged(url)
                 return await self._post(target, addresses, headers, body)
         except _RefusedError as refused:
-            raise CallFailed(refused.failure) from refused
+            raise CallFailed(reason=refused.failure) from refused
         except (TimeoutError, httpx.TimeoutException) as error:
-            raise CallFailed(CallFailure.TIMEOUT) from error
+            raise CallFailed(reason=CallFailure.TIMEOUT) from error
         except httpx.NetworkError as error:
-            raise CallFailed(CallFailure.TLS if _is_about_tls(error) else CallFailure.UNREACHABLE) from error
+            raise CallFailed(reason=CallFailure.TLS if _is_about_tls(error) else CallFailure.UNREACHABLE) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise CallFailed(CallFailure.PROTOCOL) from error
+            raise CallFailed(reason=CallFailure.PROTOCOL) from error
 
     async def _judged(self, url: str) -> tuple[httpx.URL, tuple[Address, ...]]:
         """Return a URL that may be called, and the addresses for which that was found."""

@@ -38,6 +38,6 @@ class CallFailed(Unavailable):
     title = "Call failed"
     default_detail = "The other side did not answer."
 
-    def __init__(self, reason: CallFailure) -> None:
-        super().__init__()
+    def __init__(self, detail: str | None = None, *, reason: CallFailure = CallFailure.UNREACHABLE) -> None:
+        super().__init__(detail)
         self.reason = reason
