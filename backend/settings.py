@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     database_pool_size: int = Field(10, ge=2, le=100, description="Database connections of each process.")
     database_timeout_s: float = Field(2.0, gt=0, le=30, description="Bound on each wait for the database.")
     redis_timeout_s: float = Field(0.1, gt=0, le=5, description="Bound on each wait for Redis.")
+    replicas: int = Field(
+        1, ge=1, le=1000, description="Servers that share the limits. Without Redis each holds its part of them."
+    )
     body_limit_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Longest request body.")
     body_timeout_s: float = Field(15.0, gt=0, description="How long a request body may take to arrive.")
     max_rows: int = Field(1000, ge=1, le=100_000, description="Most rows of one prediction request.")

@@ -18,6 +18,7 @@ from tests.api.test_predictions import DIABETES, problem
 from tests.databases import postgres_cut_off, postgres_database
 from tests.model_cache import cached_demo_models
 from tests.server_process import Server
+from tests.wire import Wire
 
 pytestmark = pytest.mark.anyio
 
@@ -141,52 +142,6 @@ async def test_503_while_the_database_is_gone_and_200_when_it_is_back(postgres_u
             assert answer.status_code == 200
 
 
-class Wire:
-    """A TCP connection to a server that can go silent: everything stays open, nothing gets through."""
-
-    def __init__(self, host: str, port: int) -> None:
-        self._target = host, port
-        self._gets_through = asyncio.Event()
-        self._gets_through.set()
-        self._running: set[asyncio.Task[None]] = set()
-
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[int]:
-        """Yield the port to connect to."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        try:
-            yield server.sockets[0].getsockname()[1]
-        finally:
-            server.close()
-            for task in self._running:
-                task.cancel()
-            await asyncio.gather(*self._running, return_exceptions=True)
-
-    def go_silent(self) -> None:
-        self._gets_through.clear()
-
-    def go_on(self) -> None:
-        self._gets_through.set()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection(*self._target)
-        for source, sink in ((reader, there_writer), (there_reader, writer)):
-            task = asyncio.create_task(self._carry(source, sink))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-
-    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(65536):
-                await self._gets_through.wait()
-                sink.write(data)
-                await sink.drain()
-        except OSError:
-            pass
-        finally:
-            sink.close()
-
-
 async def test_503_within_the_bound_while_the_database_is_silent(postgres_url: str, tmp_path: Path) -> None:
     with postgres_database(postgres_url) as url:
         parsed = make_url(url)
@@ -210,21 +165,27 @@ async def test_503_within_the_bound_while_the_database_is_silent(postgres_url: s
 # Redis
 
 
-async def test_503_while_redis_is_gone_and_200_when_it_is_back(
+async def test_l3_degraded_and_200_while_redis_is_gone_and_ok_when_it_is_back(
     start_private_redis: Callable[[], Server], tmp_path: Path
 ) -> None:
     server = start_private_redis()
     settings = embedded_settings(tmp_path, redis_url=server.url, redis_timeout_s=1.0)
     async with running(settings, "redisless") as world:
-        tenant = await world.tenant("free")
-        assert (await world.predict(tenant.live)).status_code == 200
+        free, pro = await world.tenant("free"), await world.tenant("pro")
+        for tenant in (free, pro):
+            assert (await world.predict(tenant.live)).status_code == 200
         server.kill()
         answer = await ready(world)
-        assert (lines(answer)["redis"], answer.status_code) == ("down", 503)
+        assert (lines(answer)["redis"], answer.status_code) == ("degraded", 200)
         assert "127.0.0.1" not in answer.text
-        refused = await world.predict(tenant.live)
+        refused = await world.predict(free.live)
         assert problem(refused) == (503, "enforcement-unavailable")
         assert int(refused.headers["retry-after"]) > 0
+        served = await world.predict(pro.live)
+        assert served.status_code == 200
+        assert "x-quota-used" not in served.headers, "nobody can say"
         server.start()
-        assert (await ready(world)).status_code == 200
-        assert (await world.predict(tenant.live)).status_code == 200
+        async with asyncio.timeout(BOUND_S):
+            while lines(await ready(world))["redis"] != "ok" or (await world.predict(free.live)).status_code != 200:
+                await asyncio.sleep(0)
+        assert (await world.predict(pro.live)).headers["x-quota-used"] == "3"

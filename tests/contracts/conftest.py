@@ -7,13 +7,14 @@ import pytest
 from backend.adapters.db.ledger import GroupCommitLedger
 from backend.adapters.db.migrations import upgrade
 from backend.adapters.db.usage import SqlUsageReader
+from backend.adapters.fallback import FallbackLoginThrottle
 from backend.adapters.memory import MemoryLoginThrottle
 from backend.adapters.prometheus.metrics import PrometheusMetrics
-from backend.adapters.redis import RedisLoginThrottle
+from backend.adapters.redis import RedisLoginThrottle, ScriptRunner
 from backend.services.ports import LoginThrottle
 from tests.contracts.asking import Desk
 from tests.contracts.ledgers import Books, opened_books
-from tests.contracts.stores import PATIENT_S, Store, memory_store, redis_store
+from tests.contracts.stores import PATIENT_S, Store, fallback_store, memory_store, redis_store
 from tests.databases import postgres_database, sqlite_url
 from tests.fakes import FakeClock, FakeHistory
 
@@ -23,11 +24,14 @@ def history() -> FakeHistory:
     return FakeHistory()
 
 
-@pytest.fixture(params=["memory", "redis"])
+STORES = {"redis": redis_store, "fallback": fallback_store}
+
+
+@pytest.fixture(params=["memory", "redis", "fallback"])
 def store(request: pytest.FixtureRequest, clock: FakeClock, history: FakeHistory) -> Store:
     if request.param == "memory":
         return memory_store(clock, history)
-    return redis_store(request.getfixturevalue("redis_client"), clock, history)
+    return STORES[request.param](request.getfixturevalue("redis_client"), clock, history)
 
 
 @pytest.fixture
@@ -35,11 +39,13 @@ def desk(store: Store, clock: FakeClock, history: FakeHistory) -> Desk:
     return Desk(store.open(), clock, history)
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", "fallback"])
 def throttle(request: pytest.FixtureRequest, clock: FakeClock) -> LoginThrottle:
+    local = MemoryLoginThrottle(clock)
     if request.param == "memory":
-        return MemoryLoginThrottle(clock)
-    return RedisLoginThrottle(request.getfixturevalue("redis_client"), timeout_s=PATIENT_S, clock=clock)
+        return local
+    shared = RedisLoginThrottle(ScriptRunner(request.getfixturevalue("redis_client"), PATIENT_S), clock=clock)
+    return FallbackLoginThrottle(shared, local) if request.param == "fallback" else shared
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])

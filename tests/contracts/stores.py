@@ -6,8 +6,11 @@ from typing import Protocol
 
 from redis.asyncio import Redis
 
+from backend.adapters.fallback import FallbackAdmission
 from backend.adapters.memory import MemoryAdmission
-from backend.adapters.redis import RedisAdmission
+from backend.adapters.memory.local_share import LocalShare
+from backend.adapters.memory.metrics import NullMetrics
+from backend.adapters.redis import RedisAdmission, ScriptRunner
 from backend.services.ports import Admission, HealthProbe
 from tests.fakes import FakeClock, FakeHistory
 
@@ -42,8 +45,22 @@ def memory_store(clock: FakeClock, history: FakeHistory) -> Store:
 
 def redis_store(client: Redis, clock: FakeClock, history: FakeHistory) -> Store:
     admission = RedisAdmission(
-        client, history, cache_ttl_s=CACHE_TTL_S, lease_ttl_s=LEASE_TTL_S, timeout_s=PATIENT_S, clock=clock
+        ScriptRunner(client, PATIENT_S), history, cache_ttl_s=CACHE_TTL_S, lease_ttl_s=LEASE_TTL_S, clock=clock
     )
+
+    async def lose() -> None:
+        await client.flushdb()
+
+    return Store(lambda: admission, lose)
+
+
+def fallback_store(client: Redis, clock: FakeClock, history: FakeHistory) -> Store:
+    """The server shape's admission as it is composed there, while nothing is wrong."""
+    shared = RedisAdmission(
+        ScriptRunner(client, PATIENT_S), history, cache_ttl_s=CACHE_TTL_S, lease_ttl_s=LEASE_TTL_S, clock=clock
+    )
+    local = LocalShare(clock, processes=2)
+    admission = FallbackAdmission(shared, local, history, clock, NullMetrics(), distrust_s=30.0)
 
     async def lose() -> None:
         await client.flushdb()

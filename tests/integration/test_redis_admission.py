@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from redis.asyncio import Redis
 
-from backend.adapters.redis import RedisAdmission, RedisLoginThrottle, connect
+from backend.adapters.redis import RedisAdmission, RedisLoginThrottle, ScriptRunner, connect
 from backend.domain.admission import Epochs, Settlement, StoredAnswer, Verdict
 from backend.domain.api_keys import Environment
 from backend.domain.errors import EnforcementUnavailable
@@ -31,7 +31,7 @@ BOUND_WITH_SLACK_S = 0.5
 
 @pytest.fixture
 def admission(redis_client: Redis) -> RedisAdmission:
-    return RedisAdmission(redis_client, FakeHistory(), cache_ttl_s=300.0, timeout_s=PATIENT_S)
+    return RedisAdmission(ScriptRunner(redis_client, PATIENT_S), FakeHistory(), cache_ttl_s=300.0)
 
 
 @asynccontextmanager
@@ -39,7 +39,7 @@ async def another_process(url: str, clock: FakeClock) -> AsyncIterator[Desk]:
     """A second process as far as Redis can tell: a client, a pool and an adapter of its own."""
     async with aclosing(connect(url, timeout_s=PATIENT_S)) as client:
         history = FakeHistory()
-        other = RedisAdmission(client, history, cache_ttl_s=300.0, timeout_s=PATIENT_S, clock=clock)
+        other = RedisAdmission(ScriptRunner(client, PATIENT_S), history, cache_ttl_s=300.0, clock=clock)
         yield Desk(other, clock, history)
 
 
@@ -53,7 +53,7 @@ async def test_one_request_is_one_command(start_private_redis: Callable[[], Serv
     rates, quotas = (key_rate(9), tenant_rate(9)), (tenant_quota(9), key_quota(9))
     rows = ((b"a" * 20, b"1"),)
     async with aclosing(connect(start_private_redis().url, timeout_s=PATIENT_S)) as client:
-        admission = RedisAdmission(client, FakeHistory(), cache_ttl_s=300.0, timeout_s=PATIENT_S)
+        admission = RedisAdmission(ScriptRunner(client, PATIENT_S), FakeHistory(), cache_ttl_s=300.0)
         first = await admission.admit(TENANT, ask(rates=rates, quotas=quotas))
         await admission.settle(TENANT, Settlement(lease=lease_of(first), cache_fill=rows))
         before = await script_calls(client)
@@ -106,7 +106,11 @@ async def test_nothing_stays_for_ever_and_nothing_leaves_the_tenants_slot(
 
 async def test_rows_and_answers_are_kept_no_longer_than_configured(redis_client: Redis) -> None:
     admission = RedisAdmission(
-        redis_client, FakeHistory(), cache_ttl_s=2.5, idempotency_ttl_s=50.0, row_limit_bytes=4, timeout_s=PATIENT_S
+        ScriptRunner(redis_client, PATIENT_S),
+        FakeHistory(),
+        cache_ttl_s=2.5,
+        idempotency_ttl_s=50.0,
+        row_limit_bytes=4,
     )
     lease = lease_of(await admission.admit(TENANT, ask(idempotency=claim())))
     rows = ((b"short", b"1234"), (b"long", b"12345"))
@@ -139,7 +143,7 @@ async def test_a_month_that_ends_between_two_looks_at_the_clock_is_noticed(redis
             return now_s
 
     clock = EdgeClock(datetime(2026, 7, 31, 23, 59, 59, tzinfo=UTC))
-    admission = RedisAdmission(redis_client, FakeHistory(), cache_ttl_s=1.0, timeout_s=PATIENT_S, clock=clock)
+    admission = RedisAdmission(ScriptRunner(redis_client, PATIENT_S), FakeHistory(), cache_ttl_s=1.0, clock=clock)
     decision = await admission.admit(TENANT, ask(quotas=(tenant_quota(5),)))
     assert lease_of(decision).period == "2026-08"
     assert decision.standing.quotas[0].resets_at_s == datetime(2026, 9, 1, tzinfo=UTC).timestamp()
@@ -161,7 +165,7 @@ async def test_a_flush_while_the_ledger_is_read_makes_it_read_again(redis_client
             return 90
 
     history = Flushed()
-    admission = RedisAdmission(redis_client, history, cache_ttl_s=1.0, timeout_s=PATIENT_S, clock=clock)
+    admission = RedisAdmission(ScriptRunner(redis_client, PATIENT_S), history, cache_ttl_s=1.0, clock=clock)
     desk = Desk(admission, clock, history)
     assert await desk.verdict(ask(cost=11, quotas=(quota,))) is Verdict.QUOTA_EXCEEDED
     assert await desk.counted(quota) == (90, 0)
@@ -184,18 +188,20 @@ async def test_l3_a_stopped_server_is_refused_within_the_bound_and_used_again_wh
     server = start_private_redis()
     request = ask(quotas=(tenant_quota(5),))
     async with aclosing(connect(server.url, timeout_s=BOUND_S)) as client:
-        admission = RedisAdmission(client, FakeHistory(), cache_ttl_s=1.0, timeout_s=BOUND_S, clock=clock)
+        runner = ScriptRunner(client, BOUND_S)
+        admission = RedisAdmission(runner, FakeHistory(), cache_ttl_s=1.0, clock=clock)
         lease = lease_of(await admission.admit(TENANT, request))
         server.kill()
         await _refuses_within_the_bound(admission)
         with pytest.raises(EnforcementUnavailable):
             await admission.settle(TENANT, Settlement(lease=lease))
         with pytest.raises(EnforcementUnavailable):
-            await RedisLoginThrottle(client, timeout_s=BOUND_S).delay_s("a@example.com", "192.0.2.1")
+            await RedisLoginThrottle(runner).delay_s("a@example.com", "192.0.2.1")
         (health,) = await admission.check()
         assert (health.name, health.status) == ("redis", HealthStatus.DOWN)
         assert "127.0.0.1" not in health.detail
         server.start()
+        await _recovers(runner)
         assert (await admission.admit(TENANT, request)).verdict is Verdict.ADMITTED
         (health,) = await admission.check()
         assert health.status is HealthStatus.OK
@@ -206,7 +212,8 @@ async def test_l3_a_hanging_server_is_refused_within_the_bound_by_every_caller(
 ) -> None:
     server = start_private_redis()
     async with aclosing(connect(server.url, timeout_s=BOUND_S, max_connections=4)) as client:
-        admission = RedisAdmission(client, FakeHistory(), cache_ttl_s=1.0, timeout_s=BOUND_S, clock=clock)
+        runner = ScriptRunner(client, BOUND_S)
+        admission = RedisAdmission(runner, FakeHistory(), cache_ttl_s=1.0, clock=clock)
         await admission.admit(TENANT, ask())
         server.pause()
         # More callers than connections: those in the queue are bounded as well.
@@ -214,6 +221,7 @@ async def test_l3_a_hanging_server_is_refused_within_the_bound_by_every_caller(
         (health,) = await admission.check()
         assert health.status is HealthStatus.DOWN
         server.resume()
+        await _recovers(runner)
         assert (await admission.admit(TENANT, ask())).verdict is Verdict.ADMITTED
 
 
@@ -223,3 +231,9 @@ async def _refuses_within_the_bound(admission: Admission) -> None:
         await admission.admit(TENANT, ask(quotas=(tenant_quota(5),)))
     assert time.monotonic() - began < BOUND_WITH_SLACK_S
     assert refusal.value.retry_after_s == 1
+
+
+async def _recovers(runner: ScriptRunner) -> None:
+    async with asyncio.timeout(PATIENT_S):
+        while not await runner.probe():
+            await asyncio.sleep(0)

@@ -2,7 +2,7 @@
 
     keys.py          every key's spelling
     connection.py    the client: bounded pool, bounded waits
-    scripts.py       runs the ``.lua`` files beside it, and says so when Redis does not answer
+    scripts.py       the one door: runs the ``.lua`` files beside it, behind a breaker
     wire.py          what the admission scripts are sent, and what they answer
 
 Redis 6.2 or Valkey. The instance must not evict keys that have no time to live, and should not evict at all
@@ -12,5 +12,6 @@ Redis 6.2 or Valkey. The instance must not evict keys that have no time to live,
 from backend.adapters.redis.admission import RedisAdmission
 from backend.adapters.redis.connection import connect
 from backend.adapters.redis.login_throttle import RedisLoginThrottle
+from backend.adapters.redis.scripts import ScriptRunner
 
-__all__ = ["RedisAdmission", "RedisLoginThrottle", "connect"]
+__all__ = ["RedisAdmission", "RedisLoginThrottle", "ScriptRunner", "connect"]

@@ -2,8 +2,6 @@
 
 from dataclasses import replace
 
-from redis.asyncio import Redis
-
 from backend.adapters.quota_rebuild import Books, QuotaRebuild
 from backend.adapters.redis import keys, wire
 from backend.adapters.redis.scripts import Reply, Script, ScriptRunner
@@ -55,12 +53,11 @@ class RedisAdmission:
     expires.
 
     Args:
-        client: see ``connect``. It stays the caller's, who closes it.
+        runner: the way to Redis, which bounds each call and may be shared.
         history: the ledger's sum, asked once per lost counter.
         cache_ttl_s: how long a cached row is served.
         lease_ttl_s: after this a request that never came back gives its quota and its idempotency slot back.
         idempotency_ttl_s: how long an answer can be replayed.
-        timeout_s: bound on each call.
         row_limit_bytes: longer rows are not cached.
         epoch_ttl_s: how long an epoch is kept. An unknown one makes a credential stale, which is safe, but a request
             that read the store before a revocation must not outlive its announcement: keep this well above the key
@@ -70,18 +67,17 @@ class RedisAdmission:
 
     def __init__(
         self,
-        client: Redis,
+        runner: ScriptRunner,
         history: QuotaHistory,
         *,
         cache_ttl_s: float,
         lease_ttl_s: float = 60.0,
         idempotency_ttl_s: float = 86_400.0,
-        timeout_s: float = 0.1,
         row_limit_bytes: int = 64 * 1024,
         epoch_ttl_s: int = 86_400,
         clock: Clock | None = None,
     ) -> None:
-        self._redis = ScriptRunner(client, timeout_s)
+        self._redis = runner
         self._rebuild = QuotaRebuild(history)
         self._cache_ttl_s = cache_ttl_s
         self._lease_ttl_s = lease_ttl_s
@@ -94,6 +90,7 @@ class RedisAdmission:
         self._settle = Script("settle")
         self._begin = Script("begin")
         self._announce = Script("announce")
+        self._forget = Script("forget")
 
     async def admit(self, tenant_id: TenantId, request: AdmissionRequest) -> AdmissionDecision:
         """Decide one request: epochs, idempotency, limits, quota; read the cache on the way."""
@@ -157,7 +154,7 @@ class RedisAdmission:
             call = wire.look_call(
                 tenant_id, environment, rates, quotas, period=period, now_s=self._now_s(), token=new_id("look")
             )
-            reply = await self._redis.run(self._admit, call.keys, call.args)
+            reply = await self._redis.run(self._admit, call.keys, call.args, writes=False)
             if reply[0] == OTHER_PERIOD:
                 period = period_of(wire.read_numbers(reply)[0])
             elif reply[0] == MISSING:
@@ -166,6 +163,28 @@ class RedisAdmission:
                 seen = wire.read_standing(reply, rates, quotas, period)
                 return Standing(rates=rate_states(rates, seen.levels, seen.now_s), quotas=seen.quotas)
         raise EnforcementUnavailable(retry_after_s=1)
+
+    async def recount(self, lease: Lease) -> None:
+        """Forget the counters of a lease: the next request begins them with what the ledger holds.
+
+        What other processes have leased at that moment, and book after the ledger was read, is missing from the new
+        counter, as after a flush.
+
+        Raises:
+            EnforcementUnavailable: Redis does not answer.
+        """
+        for rule in lease.quotas:
+            counter = keys.quota_counter(lease.tenant_id, rule, lease.environment, lease.period)
+            await self._redis.run(self._forget, [counter, keys.quota_leases(counter)], [])
+
+    @property
+    def is_away(self) -> bool:
+        """Whether Redis has not answered lately and is left alone."""
+        return not self._redis.breaker.is_closed
+
+    async def recovered(self) -> bool:
+        """Whether Redis takes calls now. One that was left alone is tried, if it has rested. Never raises."""
+        return await self._redis.probe()
 
     async def check(self) -> tuple[ResourceHealth, ...]:
         """Ask the server for a PING, within the bound."""

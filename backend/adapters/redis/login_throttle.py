@@ -3,8 +3,6 @@
 import asyncio
 import struct
 
-from redis.asyncio import Redis
-
 from backend.adapters.redis import keys
 from backend.adapters.redis.scripts import Script, ScriptRunner
 from backend.domain.clock import Clock, SystemClock
@@ -27,13 +25,12 @@ class RedisLoginThrottle:
     Delays are long and clocks differ by little, so each process uses its own.
 
     Args:
-        client: see ``connect``. It stays the caller's, who closes it.
-        timeout_s: bound on each call.
+        runner: the way to Redis, which bounds each call and may be shared.
         clock: decides delays; the machine's by default.
     """
 
-    def __init__(self, client: Redis, *, timeout_s: float = 0.1, clock: Clock | None = None) -> None:
-        self._redis = ScriptRunner(client, timeout_s)
+    def __init__(self, runner: ScriptRunner, *, clock: Clock | None = None) -> None:
+        self._redis = runner
         self._clock = clock or SystemClock()
         self._count = Script("count_failure")
         self._trust = Script("trust_login")

@@ -1,9 +1,7 @@
 """Opens every resource in order, each with its end on the stack, so that they close in the opposite order."""
 
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
 
@@ -15,7 +13,7 @@ from backend.adapters.crypto.model_signatures import Ed25519ModelKeys, UnusableS
 from backend.adapters.crypto.opaque_tokens import HmacOpaqueTokens
 from backend.adapters.crypto.passwords import Argon2Passwords
 from backend.adapters.crypto.signing_keys import SealingSmith
-from backend.adapters.db.engine import open_engine, parse_url
+from backend.adapters.db.engine import open_engine
 from backend.adapters.db.key_directory import SqlKeyDirectory
 from backend.adapters.db.key_use import BatchedKeyUse
 from backend.adapters.db.ledger import GroupCommitLedger
@@ -26,22 +24,21 @@ from backend.adapters.mail.file import FileMailer
 from backend.adapters.mail.outbox import BackgroundOutbox
 from backend.adapters.mail.smtp import SmtpMailer
 from backend.adapters.memory.admission import MemoryAdmission
-from backend.adapters.memory.change_signal import ChangeSignal, FileSignal, NoSignal
+from backend.adapters.memory.change_signal import ChangeSignal
 from backend.adapters.memory.key_directory import CachedKeyDirectory
-from backend.adapters.memory.login_throttle import MemoryLoginThrottle
+from backend.adapters.memory.metrics import NullMetrics
 from backend.adapters.memory.stranger_throttle import MemoryStrangerThrottle
-from backend.adapters.periodic import Periodic
 from backend.adapters.prometheus.exposition import shown
 from backend.adapters.prometheus.metrics import PrometheusMetrics
 from backend.adapters.redis.admission import RedisAdmission
-from backend.adapters.redis.connection import connect
-from backend.adapters.redis.login_throttle import RedisLoginThrottle
 from backend.api.resources import HttpOptions, Resources
+from backend.composition.admission import open_admission, open_fallback, signal_of
+from backend.composition.periodic import run_periodically
 from backend.domain.clock import Clock, SystemClock
 from backend.model_service.lanes import LaneLimits
 from backend.model_service.service import ModelService
 from backend.model_service.signatures import IsSigned
-from backend.services.ports import LoginThrottle, Mailer, QuotaHistory, Store
+from backend.services.ports import LoginThrottle, Mailer, Metrics, Store
 from backend.services.predictions import PredictionService
 from backend.services.signing_keys import still_verifies
 from backend.settings import Settings
@@ -67,15 +64,17 @@ class Shared:
     signal: ChangeSignal
 
 
-async def open_shared(settings: Settings, stack: AsyncExitStack, clock: Clock) -> Shared:
+async def open_shared(
+    settings: Settings, stack: AsyncExitStack, clock: Clock, metrics: Metrics | None = None
+) -> Shared:
     """Open the store and admission. Nothing is asked of either yet: a dead one shows in ``/readyz``."""
     database = Database(
         open_engine(settings.database_url, pool_size=settings.database_pool_size, timeout_s=settings.database_timeout_s)
     )
     stack.push_async_callback(database.aclose)
     reader = SqlUsageReader(database, clock)
-    signal = _signal_of(settings)
-    admission, throttle = await _open_admission(settings, stack, clock, reader, signal)
+    signal = signal_of(settings)
+    admission, throttle = await open_admission(settings, stack, clock, reader, signal, metrics or NullMetrics())
     return Shared(
         clock=clock,
         database=database,
@@ -84,29 +83,6 @@ async def open_shared(settings: Settings, stack: AsyncExitStack, clock: Clock) -
         login_throttle=throttle,
         signal=signal,
     )
-
-
-def _signal_of(settings: Settings) -> ChangeSignal:
-    """Return how processes tell each other of changes: through Redis, or beside the SQLite file that they share."""
-    database = parse_url(settings.database_url)
-    if settings.redis_url is not None or database.get_backend_name() != "sqlite" or not database.database:
-        return NoSignal()
-    return FileSignal(Path(f"{database.database}.epoch").absolute())
-
-
-async def _open_admission(
-    settings: Settings, stack: AsyncExitStack, clock: Clock, history: QuotaHistory, signal: ChangeSignal
-) -> tuple[MemoryAdmission | RedisAdmission, LoginThrottle]:
-    if settings.redis_url is None:
-        memory = MemoryAdmission(
-            clock, history, cache_bytes=settings.cache_bytes, cache_ttl_s=settings.cache_ttl_s, signal=signal
-        )
-        return memory, MemoryLoginThrottle(clock)
-    client = connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
-    stack.push_async_callback(client.aclose)
-    return RedisAdmission(
-        client, history, cache_ttl_s=settings.cache_ttl_s, timeout_s=settings.redis_timeout_s
-    ), RedisLoginThrottle(client, timeout_s=settings.redis_timeout_s)
 
 
 def open_outbound(settings: Settings, stack: AsyncExitStack) -> HttpxOutbound:
@@ -139,7 +115,10 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
     """Open everything a server needs. Models are loaded when this returns."""
     clock = clock or SystemClock()
     metrics = _open_metrics(settings, stack)
-    shared = await open_shared(settings, stack, clock)
+    shared = await open_shared(settings, stack, clock, metrics)
+    admission, login_throttle = await open_fallback(
+        settings, stack, shared.admission, shared.login_throttle, shared.usage_reader, clock, metrics
+    )
     secret = secret_of(settings)
     issuer = JoseTokenIssuer(
         await load_signing_keys(shared.database, secret, clock),
@@ -149,10 +128,10 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         clock=clock,
         read_keys=lambda: load_signing_keys(shared.database, secret, clock),
     )
-    await _run_periodically(stack, "signing keys", issuer.reload, every_s=SIGNING_KEYS_EVERY_S)
+    await run_periodically(stack, "signing keys", issuer.reload, every_s=SIGNING_KEYS_EVERY_S)
     key_use = BatchedKeyUse(shared.database, clock)
     stack.push_async_callback(key_use.flush)
-    await _run_periodically(stack, "key use", key_use.flush, every_s=KEY_USE_EVERY_S)
+    await run_periodically(stack, "key use", key_use.flush, every_s=KEY_USE_EVERY_S)
     passwords = Argon2Passwords()
     stack.callback(passwords.close)
     outbox = BackgroundOutbox(_open_mailer(settings, clock))
@@ -171,13 +150,11 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         ),
     )
     stack.push_async_callback(models.aclose)
-    await _run_periodically(stack, "models", models.refresh, every_s=MODELS_EVERY_S)
+    await run_periodically(stack, "models", models.refresh, every_s=MODELS_EVERY_S)
     directory = CachedKeyDirectory(
         SqlKeyDirectory(shared.database, clock), clock, ttl_s=settings.key_cache_ttl_s, signal=shared.signal
     )
-    predictions = PredictionService(
-        catalog=models, admission=shared.admission, ledger=ledger, keys=directory, clock=clock
-    )
+    predictions = PredictionService(catalog=models, admission=admission, ledger=ledger, keys=directory, clock=clock)
     stack.push_async_callback(predictions.settled)
     return Resources(
         settings=HttpOptions(
@@ -190,7 +167,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         clock=clock,
         metrics=metrics,
         store=shared.database,
-        admission=shared.admission,
+        admission=admission,
         ledger=ledger,
         usage_reader=shared.usage_reader,
         catalog=models,
@@ -206,18 +183,10 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         outbound=open_outbound(settings, stack),
         strangers=MemoryStrangerThrottle(clock, per_minute=settings.unknown_key_rate),
         cursor_codec=HmacCursors(secret),
-        login_throttle=shared.login_throttle,
-        health_probes=(shared.database, shared.admission, ledger, models),
+        login_throttle=login_throttle,
+        health_probes=(shared.database, admission, ledger, models),
         predictions=predictions,
     )
-
-
-async def _run_periodically(
-    stack: AsyncExitStack, name: str, work: Callable[[], Awaitable[object]], *, every_s: float
-) -> None:
-    periodic = Periodic(name, work, every_s=every_s)
-    periodic.start()
-    stack.push_async_callback(periodic.aclose)
 
 
 def _open_metrics(settings: Settings, stack: AsyncExitStack) -> PrometheusMetrics:
