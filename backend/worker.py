@@ -9,7 +9,7 @@ from datetime import timedelta
 from backend.domain.clock import Clock
 from backend.domain.errors import ForecourtError
 from backend.domain.sessions import ABSOLUTE_LIFETIME
-from backend.services.ports import Store
+from backend.services.ports import Store, UsageRollups
 from backend.services.signing_keys import KEPT_AFTER_RETIREMENT
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,18 @@ def signing_key_cleanup(store: Store, clock: Clock) -> Job:
             return await unit.signing_keys.forget_retired_before(clock.now() - KEPT_AFTER_RETIREMENT)
 
     return Job(name="signing key clean-up", every_s=3600, work=work)
+
+
+def usage_rollup(rollups: UsageRollups) -> Job:
+    """Return the job that folds the ledger into sums by the hour."""
+
+    async def work() -> int:
+        total = 0
+        while count := await rollups.fold_of_all_tenants():
+            total += count
+        return total
+
+    return Job(name="usage roll-up", every_s=5, work=work)
 
 
 async def run_jobs(jobs: tuple[Job, ...], stopping: asyncio.Event) -> None:

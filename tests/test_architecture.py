@@ -40,6 +40,7 @@ HANDED_OUT_BY = {
     "ServedModel": "the ModelCatalog",
     "QuotaHistory": "the UsageReader's adapter, to admission alone",
     "Mailer": "the Outbox, whose adapter it serves",
+    "UsageRollups": "the worker",
     "Counter": "Metrics",
     "Gauge": "Metrics",
     "Histogram": "Metrics",

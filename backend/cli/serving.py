@@ -30,6 +30,7 @@ from backend.worker import (
     mailed_token_cleanup,
     run_jobs,
     signing_key_cleanup,
+    usage_rollup,
 )
 
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on. [FORECOURT_HOST]")]
@@ -82,7 +83,7 @@ def migrate() -> None:
 def work() -> None:
     """Run the periodic jobs until told to stop; any number of copies may run."""
 
-    async def jobs(settings: Settings) -> None:
+    async def work_on(settings: Settings) -> None:
         listener = start_logging(style=settings.log_format, level=settings.log_level)
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -91,11 +92,12 @@ def work() -> None:
             async with opened(settings) as shared:
                 store, clock = shared.database, shared.clock
                 cleanups = (login_cleanup, mailed_token_cleanup, idempotency_cleanup, signing_key_cleanup)
-                await run_jobs(tuple(cleanup(store, clock) for cleanup in cleanups), stopping)
+                jobs = [cleanup(store, clock) for cleanup in cleanups]
+                await run_jobs((*jobs, usage_rollup(shared.usage_rollups)), stopping)
         finally:
             listener.stop()
 
-    run(jobs)
+    run(work_on)
 
 
 async def _require_own_keys(settings: Settings) -> None:

@@ -17,6 +17,7 @@ from backend.adapters.db.engine import open_engine
 from backend.adapters.db.key_directory import SqlKeyDirectory
 from backend.adapters.db.key_use import BatchedKeyUse
 from backend.adapters.db.ledger import GroupCommitLedger
+from backend.adapters.db.rollups import SqlUsageRollups
 from backend.adapters.db.unit_of_work import Database
 from backend.adapters.db.usage import SqlUsageReader
 from backend.adapters.http import HttpxOutbound, SystemResolver
@@ -59,6 +60,7 @@ class Shared:
     clock: Clock
     database: Database
     usage_reader: SqlUsageReader
+    usage_rollups: SqlUsageRollups
     admission: MemoryAdmission | RedisAdmission
     login_throttle: LoginThrottle
     signal: ChangeSignal
@@ -79,6 +81,7 @@ async def open_shared(
         clock=clock,
         database=database,
         usage_reader=reader,
+        usage_rollups=SqlUsageRollups(database),
         admission=admission,
         login_throttle=throttle,
         signal=signal,

@@ -1,8 +1,11 @@
 """Plans: what a tenant has bought. A plan version never changes once it is stored; a change is a new version."""
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
+
+
+from backend.domain.pricing import FREE, Pricing, PricingModel, Rate, Tier
 
 PLAN_NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -25,6 +28,7 @@ class PlanTerms:
     quota_mode: QuotaMode
     bills_cache_hits: bool
     max_api_keys: int
+    pricing: Pricing = FREE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +48,7 @@ class Plan(PlanTerms):
 
 def audit_view(plan: Plan) -> dict[str, object]:
     """Return what the audit log keeps of a plan version: all of it."""
-    return {field.name: getattr(plan, field.name) for field in fields(Plan)}
+    return asdict(plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,16 @@ def seed_plans() -> tuple[Plan, ...]:
             quota_mode=QuotaMode.SOFT,
             bills_cache_hits=False,
             max_api_keys=100,
+            pricing=Pricing(
+                flat_fee_micros=49_000_000,
+                included_units=100_000,
+                model=PricingModel.GRADUATED,
+                tiers=(
+                    Tier(up_to=500_000, rate=Rate(micros=200)),
+                    Tier(up_to=None, rate=Rate(micros=120)),
+                ),
+                overage=Rate(micros=250),
+            ),
         ),
         Plan(
             id="pln_00000000000000000000000003",
@@ -97,5 +111,11 @@ def seed_plans() -> tuple[Plan, ...]:
             quota_mode=QuotaMode.HARD,
             bills_cache_hits=False,
             max_api_keys=100_000,
+            pricing=Pricing(
+                flat_fee_micros=990_000_000,
+                included_units=10_000_000,
+                model=PricingModel.PER_UNIT,
+                rate=Rate(micros=80_000, per_units=1_000),
+            ),
         ),
     )

@@ -131,6 +131,17 @@ def bucket_end(start: datetime, bucket: Bucket) -> datetime:
             return (start.replace(day=1) + timedelta(days=32)).replace(day=1)
 
 
+def bucket_start(instant: datetime, bucket: Bucket) -> datetime:
+    """Return the first instant of the bucket that an instant in UTC falls into."""
+    match bucket:
+        case Bucket.HOUR:
+            return instant.replace(minute=0, second=0, microsecond=0)
+        case Bucket.DAY:
+            return instant.replace(hour=0, minute=0, second=0, microsecond=0)
+        case Bucket.MONTH:
+            return instant.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
 class GroupBy(StrEnum):
     """What a summary's lines are split by."""
 
@@ -151,7 +162,10 @@ class SummaryQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SummaryLine:
-    """One bucket of one group. ``complete``: no event can be added to it any more."""
+    """One bucket of one group.
+
+    ``complete``: the bucket lies within the span that was asked for, and no event can be added to it any more.
+    """
 
     start: datetime
     group: tuple[tuple[GroupBy, str], ...]
@@ -160,3 +174,33 @@ class SummaryLine:
     cached_units: int
     billable_units: int
     complete: bool
+
+
+COMPLETE_AFTER = timedelta(minutes=2)
+"""An event is stored within the ledger's own time bounds of being served; after this a bucket no longer grows."""
+
+
+def is_complete(start: datetime, query: SummaryQuery, now: datetime) -> bool:
+    """Whether a bucket's line holds all that will ever be in the bucket: a span may cut its first and its last one."""
+    end = bucket_end(start, query.bucket)
+    return query.start <= start and end <= query.end and end + COMPLETE_AFTER <= now
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitsQuery:
+    """Which units to count; ``credential_id`` ``None`` is all of the tenant's."""
+
+    environment: Environment
+    period: str
+    credential_id: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanUsage:
+    """What was used under one plan version."""
+
+    plan_id: str
+    plan_version: int
+    events: int
+    units: int
+    billable_units: int

@@ -15,6 +15,8 @@ from backend.domain.usage import (
     LedgerPosition,
     SummaryLine,
     SummaryQuery,
+    bucket_end,
+    bucket_start,
 )
 from backend.services.ports import CursorCodec, UsageReader
 
@@ -68,14 +70,15 @@ class UsageService:
         bucket: Bucket,
         group_by: tuple[GroupBy, ...],
     ) -> tuple[SummaryQuery, tuple[SummaryLine, ...]]:
-        """Return totals; by default from the first of this month until now.
+        """Return totals; by default from the first of this month to the end of this hour.
 
         Raises:
             Invalid: an instant without a zone or in another than UTC, an empty or an overlong span.
         """
         now = self._clock.now()
-        end = end or now + timedelta(seconds=1)
-        start = start or now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        # Nothing is served in the hour's rest yet, and whole hours are rolled up.
+        end = end or bucket_end(bucket_start(now, Bucket.HOUR), Bucket.HOUR)
+        start = start or bucket_start(now, Bucket.MONTH)
         for name, instant in (("from", start), ("to", end)):
             if instant.utcoffset() != timedelta(0):
                 raise _bad(name, "must be an instant in UTC, such as 2026-01-31T00:00:00Z")

@@ -4,6 +4,7 @@ The application's connections act as its own role. Everything below that is not 
 such a connection, as a query would that has forgotten whose rows it may touch.
 """
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from sqlmodel import SQLModel
 from backend.adapters.db.engine import open_engine
 from backend.adapters.db.ledger import GroupCommitLedger
 from backend.adapters.db.migrations import require_current, upgrade
+from backend.adapters.db.rollups import SqlUsageRollups
 from backend.adapters.db.row_security import SecondTenantError, of_all_tenants, tenant_rows
 from backend.adapters.db.unit_of_work import Database, SqlUnitOfWork
 from backend.adapters.memory.metrics import NullMetrics
@@ -86,7 +88,22 @@ async def furnished(database: Database) -> TenantId:
     ledger.start()
     await ledger.append(tenant_id, an_event(tenant_id))
     await ledger.aclose()
+    await roll_up(database, tenant_id)
     return tenant_id
+
+
+async def roll_up(database: Database, tenant_id: TenantId) -> None:
+    """Fold until the tenant's usage is in: other tests' transactions may hold the watermark back for a moment."""
+    rollups = SqlUsageRollups(database)
+    query = text("SELECT count(*) FROM usage_rollups WHERE tenant_id = :tenant")
+    async with asyncio.timeout(PATIENT_S):
+        while True:
+            await rollups.fold_of_all_tenants()
+            async with database.engine.connect() as connection:
+                await let(connection, "app.platform", "on")
+                if await connection.scalar(query, {"tenant": tenant_id}):
+                    return
+            await asyncio.sleep(0.01)
 
 
 async def furnish(unit: SqlUnitOfWork, tenant_id: TenantId) -> None:

@@ -10,10 +10,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.adapters.db.ledger import GroupCommitLedger
-from backend.adapters.db.usage import COMPLETE_AFTER, SqlUsageReader
+from backend.adapters.db.rollups import SqlUsageRollups
+from backend.adapters.db.usage import SqlUsageReader
 from backend.domain.api_keys import Environment
 from backend.domain.ids import TenantId
-from backend.domain.usage import Bucket, GroupBy, SummaryLine, SummaryQuery, UsageEvent, bucket_end
+from backend.domain.usage import (
+    COMPLETE_AFTER,
+    Bucket,
+    GroupBy,
+    SummaryLine,
+    SummaryQuery,
+    UsageEvent,
+    bucket_end,
+    bucket_start,
+)
 from tests.contracts.ledgers import SERVED_AT, Books, an_event, append_all, current_transaction, new_tenant
 from tests.databases import connected
 from tests.fakes import FakeClock
@@ -71,16 +81,6 @@ async def summary(
     return await reader.summary(tenant, SummaryQuery(start=start, end=end, bucket=bucket, group_by=group_by))
 
 
-def bucket_start(at: datetime, bucket: Bucket) -> datetime:
-    match bucket:
-        case Bucket.HOUR:
-            return at.replace(minute=0, second=0, microsecond=0)
-        case Bucket.DAY:
-            return at.replace(hour=0, minute=0, second=0, microsecond=0)
-        case Bucket.MONTH:
-            return at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-
-
 def group_of(event: UsageEvent, group_by: GroupBy) -> str:
     return {
         GroupBy.MODEL: event.model,
@@ -104,26 +104,40 @@ def computed(events: Sequence[UsageEvent], query: SummaryQuery, now: datetime) -
             units=sum(event.units for event in members),
             cached_units=sum(event.cached_units for event in members),
             billable_units=sum(event.billable_units for event in members),
-            complete=bucket_end(start, query.bucket) + COMPLETE_AFTER <= now,
+            complete=query.start <= start
+            and bucket_end(start, query.bucket) <= query.end
+            and bucket_end(start, query.bucket) + COMPLETE_AFTER <= now,
         )
         for (start, group), members in sorted(lines.items())
     )
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(usage=st.lists(usages, max_size=25), asked=st.lists(queries, min_size=1, max_size=4))
-async def test_a_summary_equals_a_plain_sum(
+@given(
+    usage=st.lists(st.lists(usages, max_size=10), max_size=4),
+    folds=st.lists(st.integers(0, 3), min_size=4, max_size=4),
+    asked=st.lists(queries, min_size=1, max_size=4),
+)
+async def test_a_summary_equals_a_plain_sum_however_much_is_rolled_up(
+    books: Books,
     ledger: GroupCommitLedger,
     reader: SqlUsageReader,
     clock: FakeClock,
-    usage: list[dict[str, Any]],
+    usage: list[list[dict[str, Any]]],
+    folds: list[int],
     asked: list[SummaryQuery],
 ) -> None:
     tenant = new_tenant()
-    events = [an_event(tenant, **each) for each in usage]
-    await append_all(ledger, events)
-    for query in asked:
-        assert await reader.summary(tenant, query) == computed(events, query, clock.now())
+    rollups = SqlUsageRollups(books.database, batch_events=7)
+    events: list[UsageEvent] = []
+    for batch, times in zip(usage, folds, strict=False):
+        written = [an_event(tenant, **each) for each in batch]
+        events += written
+        await append_all(ledger, written)
+        for _ in range(times):
+            await rollups.fold_of_all_tenants()
+        for query in asked:
+            assert await reader.summary(tenant, query) == computed(events, query, clock.now())
 
 
 async def test_a_summary_is_exact_at_once(books: Books, ledger: GroupCommitLedger, reader: SqlUsageReader) -> None:
@@ -134,6 +148,27 @@ async def test_a_summary_is_exact_at_once(books: Books, ledger: GroupCommitLedge
             current_transaction(somebody)
         await ledger.append(tenant, an_event(tenant, units=3))
         assert [line.units for line in await summary(reader, tenant)] == [3]
+
+
+async def test_a_bucket_that_the_span_cuts_is_not_complete(
+    ledger: GroupCommitLedger, reader: SqlUsageReader, clock: FakeClock
+) -> None:
+    tenant = new_tenant()
+    noon = datetime(2026, 7, 15, 12, tzinfo=UTC)
+    await append_all(ledger, [an_event(tenant, occurred_at=noon + timedelta(hours=hours)) for hours in (0, 1, 2)])
+    clock.set(noon + timedelta(days=3))
+    minute = timedelta(minutes=1)
+    end = noon + timedelta(hours=3)
+    for span, complete in (
+        ((noon, end), [True, True, True]),
+        ((noon - minute, end + minute), [True, True, True]),
+        ((noon + minute, end), [True, True]),
+        ((noon, end - minute), [True, True, False]),
+    ):
+        found = await summary(reader, tenant, bucket=Bucket.HOUR, start=span[0], end=span[1])
+        assert [line.complete for line in found] == complete, span
+    [first, *_] = await summary(reader, tenant, bucket=Bucket.DAY, start=noon, end=end)
+    assert first.complete is False
 
 
 @pytest.mark.parametrize(

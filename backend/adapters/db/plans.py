@@ -1,6 +1,7 @@
 """Plan versions in SQL."""
 
 from dataclasses import asdict
+from typing import Any
 
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -10,6 +11,7 @@ from sqlmodel import col, select
 from backend.adapters.db.tables import PlanRow
 from backend.domain.errors import AlreadyExists
 from backend.domain.plans import Plan, QuotaMode
+from backend.domain.pricing import FREE, Package, Pricing, PricingModel, Rate, Tier
 
 
 def plan_from_row(row: PlanRow) -> Plan:
@@ -23,7 +25,30 @@ def plan_from_row(row: PlanRow) -> Plan:
         quota_mode=QuotaMode(row.quota_mode),
         bills_cache_hits=row.bills_cache_hits,
         max_api_keys=row.max_api_keys,
+        pricing=_pricing(row.pricing),
     )
+
+
+def _pricing(stored: dict[str, Any] | None) -> Pricing:
+    if stored is None:
+        return FREE
+    return Pricing(
+        currency=stored["currency"],
+        flat_fee_micros=stored["flat_fee_micros"],
+        included_units=stored["included_units"],
+        model=PricingModel(stored["model"]),
+        rate=_rate(stored["rate"]),
+        tiers=tuple(
+            Tier(up_to=tier["up_to"], rate=Rate(**tier["rate"]), flat_micros=tier["flat_micros"])
+            for tier in stored["tiers"]
+        ),
+        package=Package(**stored["package"]) if stored["package"] else None,
+        overage=_rate(stored["overage"]),
+    )
+
+
+def _rate(stored: dict[str, int] | None) -> Rate | None:
+    return Rate(**stored) if stored else None
 
 
 class SqlPlans:

@@ -1,46 +1,33 @@
 """Reads the ledger: events in commit order up to the watermark, and exact totals."""
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import BigInteger, ColumnElement, func, literal_column, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import ColumnElement, select
 from sqlmodel import SQLModel, col
 
+from backend.adapters.db.commit_order import CommitOrder
 from backend.adapters.db.engine import translated_errors
 from backend.adapters.db.row_security import show_all_tenants, show_tenant
 from backend.adapters.db.tables import UsageEventRow
 from backend.adapters.db.unit_of_work import Database
+from backend.adapters.db.usage_sums import UsageSums
 from backend.domain.api_keys import Environment
 from backend.domain.clock import Clock
 from backend.domain.ids import TenantId
 from backend.domain.usage import (
     BillingReason,
-    Bucket,
     EventFilter,
     EventPage,
-    GroupBy,
     LedgerPosition,
+    PlanUsage,
     StoredEvent,
     SummaryLine,
     SummaryQuery,
+    UnitsQuery,
     UsageEvent,
-    bucket_end,
 )
 
-# An event is stored within the ledger's own time bounds of being served; after this a bucket no longer grows.
-COMPLETE_AFTER = timedelta(minutes=2)
-_GROUP_COLUMNS = {
-    GroupBy.MODEL: col(UsageEventRow.model),
-    GroupBy.KEY: col(UsageEventRow.credential_id),
-    GroupBy.ENVIRONMENT: col(UsageEventRow.environment),
-}
 _LEDGER = SQLModel.metadata.tables["usage_events"]
-_SQLITE_BUCKETS = {
-    Bucket.HOUR: "%Y-%m-%d %H:00:00",
-    Bucket.DAY: "%Y-%m-%d 00:00:00",
-    Bucket.MONTH: "%Y-%m-01 00:00:00",
-}
 
 
 class SqlUsageReader:
@@ -49,7 +36,8 @@ class SqlUsageReader:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._engine = database.engine
         self._clock = clock
-        self._is_sqlite = database.engine.dialect.name == "sqlite"
+        self._order = CommitOrder("usage_events", is_sqlite=database.engine.dialect.name == "sqlite")
+        self._sums = UsageSums(database.engine)
 
     async def events(self, tenant_id: TenantId, wanted: EventFilter, after: LedgerPosition, limit: int) -> EventPage:
         """Return a tenant's events past ``after`` and below the watermark, in commit order."""
@@ -61,64 +49,33 @@ class SqlUsageReader:
 
     async def summary(self, tenant_id: TenantId, query: SummaryQuery) -> tuple[SummaryLine, ...]:
         """Return totals by bucket and group, in order of bucket and then of group."""
-        bucket = self._bucket(query.bucket).label("bucket")
-        groups = [_GROUP_COLUMNS[by] for by in query.group_by]
-        statement = (
-            select(
-                bucket,
-                *groups,
-                func.count(),
-                func.sum(col(UsageEventRow.units)),
-                func.sum(col(UsageEventRow.cached_units)),
-                func.sum(col(UsageEventRow.billable_units)),
-            )
-            .where(col(UsageEventRow.tenant_id) == tenant_id)
-            .where(col(UsageEventRow.occurred_at) >= query.start)
-            .where(col(UsageEventRow.occurred_at) < query.end)
-            .group_by(bucket, *groups)
-            .order_by(bucket, *groups)
-        )
-        with translated_errors():
-            async with self._engine.connect() as connection:
-                await show_tenant(connection, tenant_id)
-                rows = (await connection.execute(statement)).all()
-        now = self._clock.now()
-        return tuple(_line(tuple(row), query, now) for row in rows)
+        return await self._sums.summary(tenant_id, query, self._clock.now())
+
+    async def plan_usage(self, tenant_id: TenantId, period: str) -> tuple[PlanUsage, ...]:
+        """Return a period's totals of each plan version that was in force."""
+        return await self._sums.by_plan(tenant_id, period)
 
     async def units_in_period(
         self, tenant_id: TenantId, environment: Environment, period: str, credential_id: str | None
     ) -> int:
         """Return the units in the ledger for the tenant, or for one credential of it."""
-        statement = (
-            select(func.coalesce(func.sum(col(UsageEventRow.units)), 0))
-            .where(col(UsageEventRow.tenant_id) == tenant_id)
-            .where(col(UsageEventRow.environment) == environment.value)
-            .where(col(UsageEventRow.period) == period)
-        )
-        if credential_id is not None:
-            statement = statement.where(col(UsageEventRow.credential_id) == credential_id)
-        with translated_errors():
-            async with self._engine.connect() as connection:
-                await show_tenant(connection, tenant_id)
-                return int(await connection.scalar(statement) or 0)
+        wanted = UnitsQuery(environment=environment, period=period, credential_id=credential_id)
+        return await self._sums.units(tenant_id, wanted)
 
     async def _page(
         self, tenant_id: TenantId | None, wanted: EventFilter, after: LedgerPosition, limit: int
     ) -> EventPage:
         """Return a page of one tenant's events, or of everybody's."""
-        order = self._commit_order()
-        position = tuple_(*order)
-        statement = select(*_LEDGER.columns, self._transaction().label("transaction"))
+        statement = select(*_LEDGER.columns, self._order.transaction.label("transaction"))
         for condition in _conditions(tenant_id, wanted):
             statement = statement.where(condition)
         with translated_errors():
             async with self._engine.connect() as connection:
                 await (show_all_tenants(connection) if tenant_id is None else show_tenant(connection, tenant_id))
-                watermark = await self._watermark(connection)
+                watermark = await self._order.watermark(connection)
                 statement = (
-                    statement.where(position > self._place(after))
-                    .where(position < self._place(watermark))
-                    .order_by(*order)
+                    statement.where(self._order.after(after), self._order.before(watermark))
+                    .order_by(*self._order.columns)
                     .limit(limit + 1)
                 )
                 rows = (await connection.execute(statement)).mappings().all()
@@ -127,33 +84,6 @@ class SqlUsageReader:
             has_more=len(rows) > limit,
             watermark=watermark,
         )
-
-    def _commit_order(self) -> list[ColumnElement[Any]]:
-        # SQLite commits one writer at a time, so there the row number alone is commit order.
-        row = _LEDGER.columns.position
-        return [row] if self._is_sqlite else [self._transaction(), row]
-
-    def _place(self, position: LedgerPosition) -> ColumnElement[Any]:
-        """Return a position as what the commit order is compared with."""
-        return tuple_(position.row) if self._is_sqlite else tuple_(position.transaction, position.row)
-
-    def _transaction(self) -> ColumnElement[int]:
-        return literal_column("0" if self._is_sqlite else "usage_events.commit_xid", BigInteger)
-
-    async def _watermark(self, connection: AsyncConnection) -> LedgerPosition:
-        """Return the position below which nothing can still appear."""
-        if self._is_sqlite:
-            newest = await connection.scalar(select(func.max(col(UsageEventRow.position))))
-            return LedgerPosition(0, (newest or 0) + 1)
-        oldest_running = await connection.scalar(
-            select(literal_column("pg_snapshot_xmin(pg_current_snapshot())::text::bigint"))
-        )
-        return LedgerPosition(int(oldest_running or 0), 0)
-
-    def _bucket(self, bucket: Bucket) -> ColumnElement[Any]:
-        if self._is_sqlite:
-            return func.strftime(_SQLITE_BUCKETS[bucket], col(UsageEventRow.occurred_at))
-        return func.date_trunc(bucket.value, col(UsageEventRow.occurred_at), "UTC")
 
 
 def _conditions(tenant_id: TenantId | None, wanted: EventFilter) -> list[ColumnElement[bool]]:
@@ -190,22 +120,4 @@ def _stored(row: dict[str, Any]) -> StoredEvent:
             occurred_at=row["occurred_at"],
             period=row["period"],
         ),
-    )
-
-
-def _line(row: tuple[Any, ...], query: SummaryQuery, now: datetime) -> SummaryLine:
-    start = row[0]
-    if isinstance(start, str):
-        start = datetime.fromisoformat(start)
-    start = start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
-    groups = len(query.group_by)
-    events, units, cached_units, billable_units = (int(value) for value in row[1 + groups :])
-    return SummaryLine(
-        start=start,
-        group=tuple(zip(query.group_by, (str(value) for value in row[1 : 1 + groups]), strict=True)),
-        events=events,
-        units=units,
-        cached_units=cached_units,
-        billable_units=billable_units,
-        complete=bucket_end(start, query.bucket) + COMPLETE_AFTER <= now,
     )

@@ -63,7 +63,7 @@ async def read_summary(
     bucket: Bucket = Bucket.DAY,
     group_by: Annotated[str, Query(max_length=100, description="Of `model`, `key`, `environment`; with commas.")] = "",
 ) -> SummaryOut:
-    """Return exact totals by bucket, from the first of this month until now unless said otherwise."""
+    """Return exact totals by bucket, from the first of this month to the end of this hour unless said otherwise."""
     query, lines = await service.summary(caller, start=start, end=end, bucket=bucket, group_by=_groups(group_by))
     return SummaryOut.of(query, lines)
 

@@ -64,7 +64,9 @@ class SummaryLineOut(UsageTotals):
 
     start: Instant
     end: Instant
-    complete: bool = Field(description="Whether no event can be added to this bucket any more.")
+    complete: bool = Field(
+        description="Whether the bucket lies within the span, and no event can be added to it any more."
+    )
     model: str | None = None
     key_id: str | None = None
     environment: str | None = None

@@ -6,6 +6,7 @@ port                 what it stands for                         adapters
 Admission            epochs, limits, quota, idempotency, cache  memory, redis
 Ledger               usage events, durable on return            db
 UsageReader          what the ledger holds                      db
+UsageRollups         sums by the hour, derived from it          db
 ModelCatalog         the shared model service                   model_service
 Store                opens units of work                        db
 UnitOfWork           one transaction and its repositories       db
@@ -47,7 +48,7 @@ from backend.services.ports.identity import (
     UnknownSigningKey,
 )
 from backend.services.ports.mail import Mailer, Outbox
-from backend.services.ports.metering import Ledger, UsageReader
+from backend.services.ports.metering import Ledger, UsageReader, UsageRollups
 from backend.services.ports.metrics import Counter, Gauge, Histogram, Metrics
 from backend.services.ports.models import EncodedRows, ModelCatalog, ServedModel
 from backend.services.ports.outbound import OutboundAnswer, OutboundHttp, Resolver
@@ -114,5 +115,6 @@ __all__ = [
     "UnitOfWork",
     "UnknownSigningKey",
     "UsageReader",
+    "UsageRollups",
     "Users",
 ]

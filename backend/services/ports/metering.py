@@ -3,7 +3,15 @@
 from typing import Protocol
 
 from backend.domain.ids import TenantId
-from backend.domain.usage import EventFilter, EventPage, LedgerPosition, SummaryLine, SummaryQuery, UsageEvent
+from backend.domain.usage import (
+    EventFilter,
+    EventPage,
+    LedgerPosition,
+    PlanUsage,
+    SummaryLine,
+    SummaryQuery,
+    UsageEvent,
+)
 
 
 class Ledger(Protocol):
@@ -31,4 +39,16 @@ class UsageReader(Protocol):
 
     async def summary(self, tenant_id: TenantId, query: SummaryQuery) -> tuple[SummaryLine, ...]:
         """Return totals by bucket and group, in order of bucket and then of group."""
+        ...
+
+    async def plan_usage(self, tenant_id: TenantId, period: str) -> tuple[PlanUsage, ...]:
+        """Return a period's totals of each plan version that was in force, by plan id."""
+        ...
+
+
+class UsageRollups(Protocol):
+    """Sums by the hour, derived from the ledger so that totals need not read all of it."""
+
+    async def fold_of_all_tenants(self) -> int:
+        """Fold the next events below the watermark; return how many. None are left, or another process folds: 0."""
         ...

@@ -14,6 +14,7 @@ from backend.adapters.db.tables.credentials import (
     SigningKeyRow,
 )
 from backend.adapters.db.tables.idempotency import IdempotencyRow
+from backend.adapters.db.tables.metering import UsageCheckpointRow, UsageRollupRow
 from backend.adapters.db.tables.tenancy import (
     InvitationRow,
     MembershipRow,
@@ -39,7 +40,9 @@ __all__ = [
     "SigningKeyRow",
     "SubscriptionRow",
     "TenantRow",
+    "UsageCheckpointRow",
     "UsageEventRow",
+    "UsageRollupRow",
     "UserRow",
     "UtcDateTime",
 ]

@@ -37,7 +37,6 @@ class UsageEventRow(SQLModel, table=True):
     __tablename__ = "usage_events"
     __table_args__ = (
         UniqueConstraint("tenant_id", "event_id", name="uq_usage_events_tenant_event"),
-        Index("ix_usage_events_tenant_period", "tenant_id", "period", "environment"),
         Index("ix_usage_events_tenant_occurred", "tenant_id", "occurred_at"),
     )
 

@@ -1,11 +1,12 @@
 """Tenants, their people, and what they have bought."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import BigInteger, Index, LargeBinary, UniqueConstraint
 from sqlmodel import Field, SQLModel
 
-from backend.adapters.db.tables.columns import UtcDateTime
+from backend.adapters.db.tables.columns import NullableJson, UtcDateTime
 
 
 class TenantRow(SQLModel, table=True):
@@ -84,6 +85,7 @@ class PlanRow(SQLModel, table=True):
     quota_mode: str
     bills_cache_hits: bool
     max_api_keys: int
+    pricing: dict[str, Any] | None = Field(sa_type=NullableJson)
 
 
 class SubscriptionRow(SQLModel, table=True):
