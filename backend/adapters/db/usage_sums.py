@@ -110,7 +110,7 @@ class UsageSums:
     def _rolled_up(self) -> ColumnElement[bool]:
         return self._order.within(*_checkpoint())
 
-    def _bucket(self, bucket: Bucket, instant: ColumnElement[Any]) -> ColumnElement[Any]:
+    def _bucket(self, bucket: Bucket, instant: Any) -> ColumnElement[Any]:
         if self._is_sqlite:
             return func.strftime(_SQLITE_BUCKETS[bucket], instant)
         return func.date_trunc(bucket.value, instant, "UTC")
