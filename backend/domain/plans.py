@@ -4,7 +4,6 @@ import re
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 
-
 from backend.domain.pricing import FREE, Pricing, PricingModel, Rate, Tier
 
 PLAN_NAME_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")

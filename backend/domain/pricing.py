@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
 
+from backend.domain.errors import FieldError
+
 MOST_MICROS = 10**15
 MOST_UNITS = 10**15
 MOST_TIERS = 50
@@ -79,6 +81,29 @@ class Pricing:
 
 
 FREE = Pricing()
+
+
+def problems_of(pricing: Pricing) -> tuple[FieldError, ...]:
+    """Return what keeps a pricing from meaning anything, with pointers into it."""
+    found = []
+    for name, model in (("rate", PricingModel.PER_UNIT), ("package", PricingModel.PACKAGE)):
+        if (pricing.model is model) is (getattr(pricing, name) is None):
+            is_read = pricing.model is model
+            detail = "is needed by this model" if is_read else "is not read by this model"
+            found.append(FieldError(f"/pricing/{name}", detail))
+    if pricing.model not in {PricingModel.GRADUATED, PricingModel.VOLUME}:
+        if pricing.tiers:
+            found.append(FieldError("/pricing/tiers", "is not read by this model"))
+        return tuple(found)
+    edges = [tier.up_to for tier in pricing.tiers]
+    if not edges or edges[-1] is not None:
+        found.append(FieldError("/pricing/tiers", "must end with a tier whose up_to is null"))
+    lower = 0
+    for index, edge in enumerate(edges[:-1]):
+        if edge is None or edge <= lower:
+            found.append(FieldError(f"/pricing/tiers/{index}/up_to", "must lie above the tier before"))
+        lower = edge or lower
+    return tuple(found)
 
 
 def usage_price(pricing: Pricing, units: int) -> Fraction:

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from backend.domain.audit import PLATFORM_CHAIN, Action, Actor, AuditEntry
-from backend.domain.errors import NotFound
+from backend.domain.errors import Invalid, NotFound
 from backend.domain.ids import new_id
 from backend.domain.plans import Plan, PlanTerms, audit_view
+from backend.domain.pricing import problems_of
 from backend.services.plan_choice import seed
 from backend.services.ports import CursorCodec, UnitOfWork
 
@@ -30,7 +31,10 @@ class PlanService:
 
         Raises:
             AlreadyExists: somebody else stored that version at the same time.
+            Invalid: the prices do not fit together.
         """
+        if problems := problems_of(terms.pricing):
+            raise Invalid(errors=problems)
         await seed(self._unit.plans)
         newest = await self._unit.plans.newest(name)
         version = 1 if newest is None else newest.version + 1

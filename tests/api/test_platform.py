@@ -162,6 +162,29 @@ async def test_a_change_of_a_plan_is_a_new_version_and_the_old_one_stays(world: 
         assert problem(refused) == (405, "method-not-allowed")
 
 
+async def test_a_plan_has_the_prices_that_it_was_given(world: World) -> None:
+    operator = await platform_program(world)
+    tiers = [
+        {"up_to": 100, "rate": {"micros": 7, "per_units": 1000}, "flat_micros": 5},
+        {"up_to": None, "rate": {"micros": 3, "per_units": 1}, "flat_micros": 0},
+    ]
+    wanted = {
+        "currency": "EUR",
+        "flat_fee_micros": 49_000_000,
+        "included_units": 1000,
+        "model": "graduated",
+        "rate": None,
+        "tiers": tiers,
+        "package": None,
+        "overage": {"micros": 9, "per_units": 1},
+    }
+    plan = await made(world, operator, PLANS, terms(pricing=wanted))
+    assert plan["pricing"] == wanted
+    assert (await get(world, operator, f"{PLANS}/{plan['id']}")).json() == plan
+    free = await made(world, operator, PLANS, terms())
+    assert (free["pricing"]["model"], free["pricing"]["flat_fee_micros"]) == ("flat", 0)
+
+
 async def test_the_plans_of_every_installation_are_there(world: World) -> None:
     operator = await platform_program(world)
     found: set[str] = set()
@@ -195,6 +218,20 @@ async def test_versions_made_at_once_are_different_ones(world: World) -> None:
         ({"max_api_keys": -1}, "/max_api_keys"),
         ({"version": 3}, ""),
         ({"id": "pln_1"}, ""),
+        ({"pricing": {"currency": "usd"}}, "/pricing/currency"),
+        ({"pricing": {"flat_fee_micros": 0.5}}, "/pricing/flat_fee_micros"),
+        ({"pricing": {"flat_fee_micros": -1}}, "/pricing/flat_fee_micros"),
+        ({"pricing": {"model": "per_unit"}}, "/pricing/rate"),
+        ({"pricing": {"model": "flat", "rate": {"micros": 1}}}, "/pricing/rate"),
+        ({"pricing": {"model": "package"}}, "/pricing/package"),
+        ({"pricing": {"model": "graduated"}}, "/pricing/tiers"),
+        ({"pricing": {"model": "volume", "tiers": [{"up_to": 5, "rate": {"micros": 1}}]}}, "/pricing/tiers"),
+        (
+            {"pricing": {"model": "volume", "tiers": [{"rate": {"micros": 1}}, {"rate": {"micros": 1}}]}},
+            "/pricing/tiers/0/up_to",
+        ),
+        ({"pricing": {"model": "flat", "tiers": [{"rate": {"micros": 1}}]}}, "/pricing/tiers"),
+        ({"pricing": {"model": "per_unit", "rate": {"micros": 1, "per_units": 0}}}, "/pricing/rate/per_units"),
     ],
 )
 async def test_a4_422_a_body_that_describes_no_plan(world: World, change: dict[str, Any], pointer: str) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from backend.api.schemas.common import In, Out
+from backend.api.schemas.pricing import PricingIn, PricingOut
 from backend.domain.plans import Plan, PlanTerms, QuotaMode
 
 PlanName = Annotated[
@@ -25,6 +26,7 @@ class PlanIn(In):
     )
     bills_cache_hits: bool = False
     max_api_keys: int = Field(100, ge=0, le=1_000_000)
+    pricing: PricingIn = Field(default_factory=PricingIn)
 
     def to_terms(self) -> PlanTerms:
         """Return the same in the domain's words."""
@@ -34,6 +36,7 @@ class PlanIn(In):
             quota_mode=self.quota_mode,
             bills_cache_hits=self.bills_cache_hits,
             max_api_keys=self.max_api_keys,
+            pricing=self.pricing.to_pricing(),
         )
 
 
@@ -48,6 +51,7 @@ class PlanOut(Out):
     quota_mode: QuotaMode
     bills_cache_hits: bool
     max_api_keys: int
+    pricing: PricingOut
 
     @classmethod
     def of(cls, plan: Plan) -> "PlanOut":
@@ -61,4 +65,5 @@ class PlanOut(Out):
             quota_mode=plan.quota_mode,
             bills_cache_hits=plan.bills_cache_hits,
             max_api_keys=plan.max_api_keys,
+            pricing=PricingOut.of(plan.pricing),
         )
