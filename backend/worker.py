@@ -47,6 +47,17 @@ def mailed_token_cleanup(store: Store, clock: Clock) -> Job:
     return Job(name="mailed token clean-up", every_s=3600, work=work)
 
 
+def revoked_token_cleanup(store: Store, clock: Clock) -> Job:
+    """Return the job that forgets revoked access tokens which have expired since."""
+
+    async def work() -> int:
+        async with store.unit_of_work() as unit:
+            # An hour is more than the leeway for clocks that differ.
+            return await unit.revoked_tokens.forget_before(clock.now() - timedelta(hours=1))
+
+    return Job(name="revoked token clean-up", every_s=3600, work=work)
+
+
 def idempotency_cleanup(store: Store, clock: Clock) -> Job:
     """Return the job that forgets answers which nobody can ask for again."""
 

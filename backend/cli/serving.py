@@ -28,6 +28,7 @@ from backend.worker import (
     idempotency_cleanup,
     login_cleanup,
     mailed_token_cleanup,
+    revoked_token_cleanup,
     run_jobs,
     signing_key_cleanup,
     usage_rollup,
@@ -91,7 +92,13 @@ def work() -> None:
         try:
             async with opened(settings) as shared:
                 store, clock = shared.database, shared.clock
-                cleanups = (login_cleanup, mailed_token_cleanup, idempotency_cleanup, signing_key_cleanup)
+                cleanups = (
+                    login_cleanup,
+                    mailed_token_cleanup,
+                    revoked_token_cleanup,
+                    idempotency_cleanup,
+                    signing_key_cleanup,
+                )
                 jobs = [cleanup(store, clock) for cleanup in cleanups]
                 await run_jobs((*jobs, usage_rollup(shared.usage_rollups)), stopping)
         finally:

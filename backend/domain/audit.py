@@ -48,6 +48,7 @@ class Action(StrEnum):
     PASSWORD_RESET = "password.reset"  # noqa: S105  # an action, not a password
     SESSION_STARTED = "session.started"
     SESSION_REVOKED = "session.revoked"
+    ACCESS_TOKEN_REVOKED = "access-token.revoked"  # noqa: S105  # an action, not a token
     SIGNING_KEY_ROTATED = "signing-key.rotated"
     LIMITS_UPDATED = "limits.updated"
     MODEL_ALIAS_SET = "model-alias.set"

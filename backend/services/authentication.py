@@ -10,6 +10,7 @@ from backend.domain.limits import QuotaRule, RateRule
 from backend.domain.scopes import PLATFORM_ROLE_SCOPES, ROLE_SCOPES
 from backend.domain.service_accounts import ServiceAccount, is_service_account
 from backend.domain.tenants import Tenant, TenantStatus, User
+from backend.services.access_claims import verified_claims
 from backend.services.ports import (
     AccessClaims,
     KeyDirectory,
@@ -19,7 +20,6 @@ from backend.services.ports import (
     StrangerThrottle,
     TokenIssuer,
     UnitOfWork,
-    UnknownSigningKey,
 )
 
 
@@ -123,10 +123,10 @@ class TokenAuthenticator:
         """Return the caller behind a token, with the scopes that its role or account has now.
 
         Raises:
-            Unauthenticated: the token is not right, or its login, user, seat or service account is gone.
+            Unauthenticated: the token is not right or was revoked, or its login, user, seat or service account is gone.
             TenantSuspended: the seat's tenant is suspended.
         """
-        claims = await self._verified(token)
+        claims = await verified_claims(self._tokens, token)
         async with self._store.unit_of_work(read_only=True) as unit:
             if claims.tenant_id is None:
                 return await self._platform_caller(unit, claims)
@@ -139,7 +139,7 @@ class TokenAuthenticator:
             InsufficientScope: the token belongs to no tenant.
             Unauthenticated, TenantSuspended: as above.
         """
-        claims = await self._verified(token)
+        claims = await verified_claims(self._tokens, token)
         async with self._store.unit_of_work(read_only=True) as unit:
             if claims.tenant_id is None:
                 await self._platform_caller(unit, claims)
@@ -161,15 +161,6 @@ class TokenAuthenticator:
             epochs=Epochs(tenant=tenant.version, credential=0, fresh=True),
             address=address,
         )
-
-    async def _verified(self, token: str) -> AccessClaims:
-        try:
-            return self._tokens.verify(token)
-        except UnknownSigningKey:
-            # Another process may have begun to sign with a new key.
-            if not await self._tokens.refresh():
-                raise
-            return self._tokens.verify(token)
 
     async def _caller(self, unit: UnitOfWork, claims: AccessClaims, tenant_id: TenantId) -> tuple[Caller, Tenant]:
         tenant = await unit.tenants.get(tenant_id)
@@ -219,7 +210,7 @@ class TokenAuthenticator:
 
     async def _live_user(self, unit: UnitOfWork, claims: AccessClaims) -> User:
         user = await unit.users.get(UserId(claims.subject))
-        login = await unit.sessions.get(claims.session_id) if claims.session_id else None
+        login = await unit.sessions.of_token(claims.session_id, claims.token_id) if claims.session_id else None
         if user is None or user.disabled or login is None or login.user_id != user.id:
             raise Unauthenticated
         if not login.is_alive(self._clock.now()):
@@ -228,7 +219,7 @@ class TokenAuthenticator:
 
     @staticmethod
     async def _live_account(unit: UnitOfWork, claims: AccessClaims) -> ServiceAccount:
-        account = await unit.service_accounts.by_client_id_of_all_tenants(claims.subject)
+        account = await unit.service_accounts.by_token_of_all_tenants(claims.subject, claims.token_id)
         if account is None or account.tenant_id != claims.tenant_id or account.generation != claims.generation:
             raise Unauthenticated
         return account

@@ -5,7 +5,9 @@ from backend.domain.callers import ActorKind, Caller, PlatformCaller
 from backend.domain.clock import Clock
 from backend.domain.errors import NotFound, Unauthenticated
 from backend.domain.ids import UserId
+from backend.domain.service_accounts import is_service_account
 from backend.domain.sessions import Session
+from backend.services.access_claims import verified_claims
 from backend.services.ports import OpaqueTokens, Store, TokenIssuer, UnitOfWork
 
 
@@ -38,25 +40,30 @@ class SessionService:
             await self._end(unit, session, caller.actor)
 
     async def revoke_token(self, token: str, *, address: str, request_id: str) -> None:
-        """End the login that a refresh token or an access token belongs to; nothing is said of one that is unknown.
+        """End the login that a refresh token belongs to, or an access token alone: a person's or a program's.
 
-        A service account has no login: its tokens end with its secret.
+        Nothing is said of a token that is unknown, or over. Whoever holds one may end it: it is theirs, or stolen.
         """
+        try:
+            claims = await verified_claims(self._tokens, token)
+        except Unauthenticated:
+            await self._end_login_of(token, address, request_id)
+            return
         async with self._store.unit_of_work() as unit:
-            session = await self._session_of(unit, token)
+            if not await unit.revoked_tokens.add(claims.token_id, claims.expires_at):
+                return
+            kind = ActorKind.SERVICE_ACCOUNT if is_service_account(claims.subject) else ActorKind.USER
+            actor = Actor(kind=kind, id=claims.subject, address=address, request_id=request_id)
+            entry = AuditEntry(actor=actor, action=Action.ACCESS_TOKEN_REVOKED, target_id=claims.token_id)
+            await unit.audit.record(claims.tenant_id or PLATFORM_CHAIN, entry)
+
+    async def _end_login_of(self, refresh_token: str, address: str, request_id: str) -> None:
+        async with self._store.unit_of_work() as unit:
+            presented = await unit.sessions.token_by_hash(self._refresh_tokens.hash(refresh_token))
+            session = await unit.sessions.get(presented.session_id) if presented else None
             if session is not None and session.revoked_at is None:
                 actor = Actor(kind=ActorKind.USER, id=session.user_id, address=address, request_id=request_id)
                 await self._end(unit, session, actor)
-
-    async def _session_of(self, unit: UnitOfWork, token: str) -> Session | None:
-        presented = await unit.sessions.token_by_hash(self._refresh_tokens.hash(token))
-        if presented is not None:
-            return await unit.sessions.get(presented.session_id)
-        try:
-            claims = self._tokens.verify(token)
-        except Unauthenticated:
-            return None
-        return await unit.sessions.get(claims.session_id) if claims.session_id else None
 
     async def _end(self, unit: UnitOfWork, session: Session, actor: Actor) -> None:
         await unit.sessions.revoke(session.id, self._clock.now())

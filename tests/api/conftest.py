@@ -73,10 +73,20 @@ def a_new_number() -> int:
 class World:
     """A running application, and what tests need to put into it."""
 
-    def __init__(self, app: FastAPI, client: AsyncClient, shape: str) -> None:
+    def __init__(self, app: FastAPI, client: AsyncClient, shape: str, transport: ASGITransport) -> None:
         self.app = app
         self.client = client
         self.shape = shape
+        self._transport = transport
+
+    @property
+    def address(self) -> str:
+        """Where the client calls from."""
+        return self._transport.client[0]
+
+    def move(self) -> None:
+        """Call from a network of its own from now on: failed logins are counted by network, and slow the next one."""
+        self._transport.client = (a_new_address(), 50_000)
 
     @property
     def resources(self) -> Resources:
@@ -203,7 +213,7 @@ async def running(settings: Settings, shape: str, clock: Clock | None = None) ->
     async with app.router.lifespan_context(app):
         transport = ASGITransport(app=app, raise_app_exceptions=False)
         async with AsyncClient(transport=transport, base_url="http://testserver", timeout=30) as client:
-            yield World(app, client, shape)
+            yield World(app, client, shape, transport)
 
 
 def embedded_settings(folder: Path, **changes: Any) -> Settings:
@@ -214,7 +224,7 @@ def embedded_settings(folder: Path, **changes: Any) -> Settings:
             "database_url": f"sqlite+aiosqlite:///{folder / 'forecourt.db'}",
             "models": cached_demo_models(),
             "mail_folder": folder / "mail",
-            # All tests call from one address.
+            # One test may call often, and some tests share an address.
             "login_rate": "1000000/minute",
             "anonymous_rate": "1000000/minute",
             "unknown_key_rate": 1_000_000,
@@ -260,8 +270,9 @@ def fresh_database(postgres_url: str, suffix: str) -> str:
 
 @pytest.fixture(params=["embedded", "server"])
 def world(request: pytest.FixtureRequest) -> World:
-    """The application, once in each shape."""
+    """The application, once in each shape, called from where no other test calls from."""
     found: World = request.getfixturevalue(f"{request.param}_world")
+    found.move()
     return found
 
 
@@ -269,7 +280,7 @@ class ClockedWorld(World):
     """An application whose clock a test sets. It is shared, so it only ever goes forward."""
 
     def __init__(self, world: World, clock: FakeClock) -> None:
-        super().__init__(world.app, world.client, world.shape)
+        super().__init__(world.app, world.client, world.shape, world._transport)
         self.clock = clock
 
 
@@ -301,6 +312,7 @@ async def clocked_server_world(
 def clocked_world(request: pytest.FixtureRequest) -> ClockedWorld:
     """The application on a clock that the test sets, once in each shape."""
     found: ClockedWorld = request.getfixturevalue(f"clocked_{request.param}_world")
+    found.move()
     return found
 
 

@@ -249,7 +249,7 @@ async def test_g1_a_mutation_leaves_exactly_one_record(scene: Scene, route: str)
         found = [entry for entry in found if entry.actor.request_id == answer.headers["x-request-id"]]
     [entry] = found
     assert entry.action == mutation.action
-    assert entry.actor.address == "127.0.0.1"
+    assert entry.actor.address == scene.world.address
     assert entry.actor.request_id == answer.headers["x-request-id"]
     assert entry.actor.kind == "user"
 

@@ -128,7 +128,7 @@ async def test_a9_a_suspended_tenant_is_refused_on_the_next_request_and_let_in_a
         "what changes nothing says nothing"
     )
     assert {entry.actor.kind for entry in found} == {"user"}
-    assert {entry.actor.address for entry in found} == {"127.0.0.1"}
+    assert {entry.actor.address for entry in found} == {world.address}
 
 
 @pytest.mark.parametrize("route", ["GET", "POST /suspend", "POST /resume", "GET /subscription", "PUT /subscription"])

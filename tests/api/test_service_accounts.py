@@ -228,7 +228,7 @@ async def test_what_a_program_does_is_audited_as_the_programs(world: World) -> N
     headers = await signed_in(world, client)
     assert (await world.client.patch("/v1/tenant", json={"name": "By night"}, headers=headers)).status_code == 200
     actor = (await trail(world, tenant.id))[-1].entry.actor
-    assert (actor.kind, actor.id, actor.address) == ("service-account", client.id, "127.0.0.1")
+    assert (actor.kind, actor.id, actor.address) == ("service-account", client.id, world.address)
 
 
 async def test_the_same_idempotency_key_twice_is_one_account(world: World) -> None:

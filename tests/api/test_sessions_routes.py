@@ -1,12 +1,14 @@
 """Logins as their people see and end them, and token revocation, in both shapes."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backend.domain.audit import PLATFORM_CHAIN
 from backend.domain.scopes import PlatformRole, Role
-from tests.api.conftest import PASSWORD, World
+from tests.api.conftest import IRIS, PASSWORD, World, embedded_settings, running
+from tests.api.operators import platform_program
 from tests.api.test_predictions import problem
 from tests.api.trails import actions, trail
 
@@ -52,7 +54,7 @@ async def test_the_callers_logins_are_listed(world: World) -> None:
     assert [newest["current"], older["current"]] == [True, False]
     assert older["user_agent"] == "laptop/1"
     assert newest["user_agent"] == ("phone/" + "2" * 300)[:200]
-    assert newest["address"] == "127.0.0.1"
+    assert newest["address"] == world.address
     assert newest["tenant_id"] == tenant.id
     assert {*newest} == {"id", "tenant_id", "created_at", "last_used_at", "current", "address", "user_agent"}
 
@@ -136,19 +138,84 @@ async def revoke(world: World, token: str, **form: str) -> int:
     return answer.status_code
 
 
-@pytest.mark.parametrize("kind", ["refresh_token", "access_token"])
-@pytest.mark.parametrize("hint", [None, "refresh_token", "access_token", "nonsense"])
-async def test_revoking_either_token_ends_the_login(world: World, kind: str, hint: str | None) -> None:
+HINTS = [None, "refresh_token", "access_token", "nonsense"]
+each_hint = pytest.mark.parametrize("hint", HINTS)
+
+
+@each_hint
+async def test_revoking_a_refresh_token_ends_the_login(world: World, hint: str | None) -> None:
     tenant = await world.tenant()
     tokens, other = await login(world, tenant.owner_email), await login(world, tenant.owner_email)
     before = len(await actions(world, tenant.id))
-    assert await revoke(world, tokens[kind], **({"token_type_hint": hint} if hint else {})) == 200
+    assert await revoke(world, tokens["refresh_token"], **({"token_type_hint": hint} if hint else {})) == 200
     assert not await is_in(world, tokens)
     assert not await can_refresh(world, tokens)
     assert await is_in(world, other)
     assert (await actions(world, tenant.id))[before:] == ["session.revoked"]
-    assert await revoke(world, tokens[kind]) == 200
+    assert await revoke(world, tokens["refresh_token"]) == 200
     assert len(await actions(world, tenant.id)) == before + 1
+
+
+@each_hint
+async def test_revoking_an_access_token_ends_that_one_alone_and_at_once(world: World, hint: str | None) -> None:
+    tenant = await world.tenant()
+    tokens = await login(world, tenant.owner_email)
+    newer = (await world.token(grant_type="refresh_token", refresh_token=tokens["refresh_token"])).json()
+    before = len(await actions(world, tenant.id))
+    for _ in range(2):
+        assert await revoke(world, tokens["access_token"], **({"token_type_hint": hint} if hint else {})) == 200
+        assert not await is_in(world, tokens)
+    predicted = await world.client.post("/v1/predict", json={"model": "iris", "inputs": IRIS}, headers=bearer(tokens))
+    assert problem(predicted) == (401, "invalid-credentials")
+    assert await is_in(world, newer)
+    assert await can_refresh(world, newer)
+    found = [record.entry for record in (await trail(world, tenant.id))[before:]]
+    assert [entry.action for entry in found] == ["access-token.revoked"]
+    assert tokens["access_token"] not in str(found)
+
+
+async def test_a_programs_access_token_is_revoked_alone(world: World) -> None:
+    tenant = await world.tenant()
+    body = {"name": "job", "scopes": ["predict", "models:read"]}
+    owner = await world.log_in(tenant.owner_email)
+    account = (await world.client.post("/v1/service-accounts", json=body, headers=owner)).json()
+    form = {"client_id": account["client_id"], "client_secret": account["client_secret"]}
+    revoked, other = [(await world.token(grant_type="client_credentials", **form)).json() for _ in range(2)]
+    assert await revoke(world, revoked["access_token"]) == 200
+    for path, expected in (("/v1/models", 401), ("/v1/predict", 401)):
+        method, content = ("POST", {"model": "iris", "inputs": IRIS}) if path == "/v1/predict" else ("GET", None)
+        answer = await world.client.request(method, path, json=content, headers=bearer(revoked))
+        assert answer.status_code == expected
+        answer = await world.client.request(method, path, json=content, headers=bearer(other))
+        assert answer.status_code == 200, answer.text
+    entry = (await trail(world, tenant.id))[-1].entry
+    assert (entry.action, entry.actor.kind, entry.actor.id) == (
+        "access-token.revoked",
+        "service-account",
+        account["id"],
+    )
+
+
+async def test_a_platform_programs_access_token_is_revoked_too(world: World) -> None:
+    headers = await platform_program(world)
+    assert (await world.client.get("/v1/admin/plans", headers=headers)).status_code == 200
+    assert await revoke(world, headers["Authorization"].removeprefix("Bearer ")) == 200
+    assert problem(await world.client.get("/v1/admin/plans", headers=headers)) == (401, "invalid-credentials")
+
+
+async def test_a9_an_access_token_revoked_at_one_server_is_refused_by_another(world: World) -> None:
+    """Two servers over one store: nothing is remembered in a process."""
+    tenant = await world.tenant()
+    tokens = await login(world, tenant.owner_email)
+    database: Any = world.resources.store
+    settings = embedded_settings(
+        Path(world.app.state.mail_folder).parent,
+        database_url=database.engine.url.render_as_string(hide_password=False),
+    )
+    async with running(settings, "second") as second:
+        assert await is_in(second, tokens)
+        assert await revoke(world, tokens["access_token"]) == 200
+        assert not await is_in(second, tokens)
 
 
 async def test_o3_a_rotated_token_still_revokes_its_family(world: World) -> None:

@@ -137,6 +137,25 @@ async def test_j5_unknown_kids_have_the_keys_read_once_in_a_while(pair: Pair) ->
     assert await issuer.refresh()
 
 
+async def test_j7_a_token_of_a_new_key_is_taken_right_after_the_keys_were_read_in_rhythm(pair: Pair) -> None:
+    issuers = [world.resources.token_issuer for world in (pair.first, pair.second)]
+    await issuers[0].reload()  # type: ignore[attr-defined]  # as the server does every half a minute
+    tenant = await pair.first.tenant()
+    await pair.rotate()
+    assert await issuers[1].refresh()
+    assert (await me(pair.first, await pair.second.log_in(tenant.owner_email))).status_code == 200
+
+
+async def test_j7_a_token_of_a_new_key_is_revoked_by_a_server_that_does_not_know_it_yet(pair: Pair) -> None:
+    tenant = await pair.first.tenant()
+    await pair.rotate()
+    assert await pair.second.resources.token_issuer.refresh()
+    headers = await pair.second.log_in(tenant.owner_email)
+    token = headers["Authorization"].removeprefix("Bearer ")
+    assert (await pair.first.client.post("/v1/auth/revoke", data={"token": token})).status_code == 200
+    assert problem(await me(pair.second, headers)) == (401, "invalid-credentials")
+
+
 async def test_g1_a_rotation_is_one_record_of_the_platform_without_the_key(pair: Pair) -> None:
     [old_kid] = await kids(pair.first)
     new_kid = await pair.rotate()

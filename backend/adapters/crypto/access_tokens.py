@@ -109,15 +109,23 @@ class JoseTokenIssuer:
             return False
         is_due = self._clock.now_s() >= self._refreshed_at_s + REFRESH_EVERY_S
         if is_due or self._refreshes.is_running("keys"):
-            await self._refreshes.run("keys", self.reload)
+            await self._refreshes.run("keys", self._refresh)
             return True
         return False
 
     async def reload(self) -> None:
-        """Read the signing keys again, now."""
+        """Read the signing keys again, now. What is read in rhythm does not count as a refresh: a key may be newer."""
         if self._read_keys is not None:
-            self._refreshed_at_s = self._clock.now_s()
             self.replace_keys(await self._read_keys())
+
+    async def _refresh(self) -> None:
+        last_s, self._refreshed_at_s = self._refreshed_at_s, self._clock.now_s()
+        try:
+            await self.reload()
+        except BaseException:
+            # Nothing was learnt: the next token of an unknown key is not to be called wrong for that.
+            self._refreshed_at_s = last_s
+            raise
 
     def issue(
         self,

@@ -6,6 +6,7 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from backend.adapters.db.revoked_tokens import is_revoked
 from backend.adapters.db.row_security import of_all_tenants, tenant_rows
 from backend.adapters.db.tables import ServiceAccountRow
 from backend.domain.ids import TenantId
@@ -101,6 +102,17 @@ class SqlServiceAccounts:
             .where(col(ServiceAccountRow.id) == client_id)
             .where(col(ServiceAccountRow.deleted_at).is_(None))
             .execution_options(populate_existing=True)
+        )
+        return _account(row) if row else None
+
+    @of_all_tenants
+    async def by_token_of_all_tenants(self, client_id: str, token_id: str) -> ServiceAccount | None:
+        """Return the account of an access token, unless that token was revoked."""
+        row = await self._session.scalar(
+            select(ServiceAccountRow)
+            .where(col(ServiceAccountRow.id) == client_id)
+            .where(col(ServiceAccountRow.deleted_at).is_(None))
+            .where(~is_revoked(token_id))
         )
         return _account(row) if row else None
 

@@ -6,6 +6,7 @@ from sqlalchemy import delete, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from backend.adapters.db.revoked_tokens import is_revoked
 from backend.adapters.db.tables import RefreshTokenRow, SessionRow
 from backend.domain.ids import TenantId, UserId
 from backend.domain.sessions import RefreshToken, Session
@@ -62,6 +63,13 @@ class SqlSessions:
     async def get(self, session_id: str) -> Session | None:
         """Return one family."""
         row = await self._session.get(SessionRow, session_id)
+        return _session(row) if row else None
+
+    async def of_token(self, session_id: str, token_id: str) -> Session | None:
+        """Return the family of an access token, unless that token was revoked."""
+        row = await self._session.scalar(
+            select(SessionRow).where(col(SessionRow.id) == session_id).where(~is_revoked(token_id))
+        )
         return _session(row) if row else None
 
     async def add_token(self, token: RefreshToken) -> None:

@@ -17,6 +17,7 @@ from backend.adapters.db.invitations import SqlInvitations
 from backend.adapters.db.mailed_tokens import SqlMailedTokens
 from backend.adapters.db.memberships import SqlMemberships
 from backend.adapters.db.plans import SqlPlans
+from backend.adapters.db.revoked_tokens import SqlRevokedTokens
 from backend.adapters.db.row_security import see_all_tenants
 from backend.adapters.db.service_accounts import SqlServiceAccounts
 from backend.adapters.db.sessions import SqlSessions
@@ -77,6 +78,11 @@ class SqlUnitOfWork:
     def sessions(self) -> SqlSessions:
         """Logins."""
         return SqlSessions(self._session)
+
+    @cached_property
+    def revoked_tokens(self) -> SqlRevokedTokens:
+        """Access tokens that were revoked."""
+        return SqlRevokedTokens(self._session)
 
     @cached_property
     def service_accounts(self) -> SqlServiceAccounts:

@@ -90,7 +90,10 @@ async def revoke_token(
     token: Annotated[str, Form(max_length=8192)],
     token_type_hint: Annotated[str | None, Form(max_length=100)] = None,  # noqa: ARG001  # both kinds are tried anyhow
 ) -> None:
-    """End the login that a token belongs to (RFC 7009). The answer is the same for a token that is none."""
+    """End an access token, or with a refresh token its whole login (RFC 7009), from the next request on.
+
+    The answer is the same for a token that is none.
+    """
     await service.revoke_token(
         token, address=request.scope["client_address"] or "", request_id=request.scope["request_id"]
     )

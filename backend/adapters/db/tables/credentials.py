@@ -76,6 +76,16 @@ class RefreshTokenRow(SQLModel, table=True):
     successor_id: str | None
 
 
+class RevokedTokenRow(SQLModel, table=True):
+    """An access token that was revoked before its time, by its ``jti``: a random name, which opens nothing."""
+
+    __tablename__ = "revoked_tokens"
+    __table_args__ = (Index("ix_revoked_tokens_expires_at", "expires_at"),)
+
+    id: str = Field(primary_key=True)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+
+
 class ServiceAccountRow(SQLModel, table=True):
     """A program's account, in a tenant or above all of them."""
 

@@ -68,6 +68,10 @@ class Sessions(Protocol):
         """Return one family."""
         ...
 
+    async def of_token(self, session_id: str, token_id: str) -> Session | None:
+        """Return the family of an access token, unless that token was revoked."""
+        ...
+
     async def add_token(self, token: RefreshToken) -> None:
         """Store a new member of a family."""
         ...
@@ -105,6 +109,18 @@ class Sessions(Protocol):
         ...
 
 
+class RevokedTokens(Protocol):
+    """Access tokens that were revoked before their time, by their ``jti``."""
+
+    async def add(self, token_id: str, expires_at: datetime) -> bool:
+        """Revoke a token; return whether it was not before."""
+        ...
+
+    async def forget_before(self, instant: datetime) -> int:
+        """Forget the tokens that expired before an instant; return how many."""
+        ...
+
+
 class ServiceAccounts(Protocol):
     """Programs' accounts."""
 
@@ -126,6 +142,10 @@ class ServiceAccounts(Protocol):
 
     async def by_client_id_of_all_tenants(self, client_id: str) -> ServiceAccount | None:
         """Return the account that signs in under an id: only the account says which tenant."""
+        ...
+
+    async def by_token_of_all_tenants(self, client_id: str, token_id: str) -> ServiceAccount | None:
+        """Return the account of an access token, unless that token was revoked."""
         ...
 
     async def set_secret(

@@ -6,7 +6,14 @@ from typing import Protocol
 
 from backend.domain.audit import AuditEntry, AuditFilter, AuditRecord, ChainReport
 from backend.domain.ids import TenantId
-from backend.services.ports.store.credentials import ApiKeys, MailedTokens, ServiceAccounts, Sessions, SigningKeys
+from backend.services.ports.store.credentials import (
+    ApiKeys,
+    MailedTokens,
+    RevokedTokens,
+    ServiceAccounts,
+    Sessions,
+    SigningKeys,
+)
 from backend.services.ports.store.idempotency import IdempotencyRecords
 from backend.services.ports.store.tenancy import Invitations, Memberships, Plans, Subscriptions, Tenants, Users
 
@@ -74,6 +81,11 @@ class UnitOfWork(Protocol):
     @property
     def sessions(self) -> Sessions:
         """Logins."""
+        ...
+
+    @property
+    def revoked_tokens(self) -> RevokedTokens:
+        """Access tokens that were revoked."""
         ...
 
     @property
