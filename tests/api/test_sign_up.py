@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from httpx import ASGITransport, Response
+from httpx import Response
 
 from backend.domain.scopes import Role
 from tests.api.conftest import PASSWORD, World, embedded_settings, fresh_database, running
@@ -17,19 +17,11 @@ from tests.api.trails import actions
 pytestmark = pytest.mark.anyio
 
 
-def from_an_address_of_its_own(world: World) -> World:
-    """Failed logins of other tests slow down their address, which on a shared Redis outlives them."""
-    transport = world.client._transport
-    assert isinstance(transport, ASGITransport)
-    transport.client = ("192.0.2.77", 5000)
-    return world
-
-
 @pytest.fixture(scope="module")
 async def embedded_open_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     settings = embedded_settings(tmp_path_factory.mktemp("open"), sign_up=True, sign_up_plan="pro")
     async with running(settings, "open-embedded") as world:
-        yield from_an_address_of_its_own(world)
+        yield world
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +38,14 @@ async def server_open_world(
         database_timeout_s=20.0,
     )
     async with running(settings, "open-server") as world:
-        yield from_an_address_of_its_own(world)
+        yield world
 
 
 @pytest.fixture(params=["embedded", "server"])
 def open_world(request: pytest.FixtureRequest) -> World:
     """An application that lets strangers sign up, once in each shape."""
     found: World = request.getfixturevalue(f"{request.param}_open_world")
+    found.move()
     return found
 
 
