@@ -21,6 +21,10 @@ from backend.domain.scopes import Scope
 from backend.domain.tenants import TenantStatus
 
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_PAIRS = [high + low for high in BASE62 for low in BASE62]
+# A byte stands for a digit four times over. The eight that would give the first digits a fifth time are thrown away.
+_DIGIT_OF_BYTE = bytes(ord(BASE62[byte % 62]) for byte in range(256))
+_BIASED = bytes(range(4 * 62, 256))
 _KEY = re.compile(r"fc_(live|test)_([0-9A-Za-z]{12})_([0-9A-Za-z]{32})([0-9A-Za-z]{6})", re.ASCII)
 
 
@@ -49,16 +53,17 @@ class PresentedKey:
 
 
 def _checksum(text: str) -> str:
-    value = zlib.crc32(text.encode("ascii"))
-    digits = []
-    for _ in range(6):
-        value, digit = divmod(value, 62)
-        digits.append(BASE62[digit])
-    return "".join(reversed(digits))
+    value, low = divmod(zlib.crc32(text.encode("ascii")), 3844)
+    high, middle = divmod(value, 3844)
+    return _PAIRS[high] + _PAIRS[middle] + _PAIRS[low]
 
 
 def _random_base62(length: int) -> str:
-    return "".join([secrets.choice(BASE62) for _ in range(length)])
+    digits = b""
+    while len(digits) < length:
+        # A few more than are needed, so that one draw nearly always is enough.
+        digits += secrets.token_bytes(length + 8).translate(_DIGIT_OF_BYTE, _BIASED)
+    return digits[:length].decode()
 
 
 def mint_key(environment: Environment) -> tuple[str, PresentedKey]:

@@ -24,7 +24,7 @@ from backend.domain.errors import (
 )
 from backend.domain.ids import KeyId, new_id
 from backend.domain.models import is_model_reference
-from backend.domain.scopes import DEFAULT_KEY_SCOPES, PLATFORM_SCOPES, Scope
+from backend.domain.scopes import DEFAULT_KEY_SCOPES, Scope
 from backend.services.ports import Admission, CursorCodec, KeyHasher, UnitOfWork
 from backend.services.ports.store import KeyFilter
 
@@ -255,8 +255,6 @@ class ApiKeyService:
                 problems.append(FieldError(f"/models/{index}", "is not the name of a model, version or alias"))
         if any(not _METADATA_KEY.fullmatch(name) for name in wish.metadata):
             problems.append(FieldError("/metadata", "has a name that is not 1-40 letters, digits, dots or dashes"))
-        if PLATFORM_SCOPES & (wish.scopes or frozenset()):
-            problems.append(FieldError("/scopes", "holds a scope that no key of a tenant can have"))
         if problems:
             raise Invalid(errors=tuple(problems))
 

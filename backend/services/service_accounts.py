@@ -6,9 +6,9 @@ from backend.domain.attenuation import Reach, require_within
 from backend.domain.audit import PLATFORM_CHAIN, Action, Actor, AuditEntry
 from backend.domain.callers import Caller
 from backend.domain.clock import Clock
-from backend.domain.errors import FieldError, Invalid, NotFound
+from backend.domain.errors import NotFound
 from backend.domain.ids import TenantId, new_id
-from backend.domain.scopes import PLATFORM_ROLE_SCOPES, PLATFORM_SCOPES, PlatformRole, Scope
+from backend.domain.scopes import PLATFORM_ROLE_SCOPES, PlatformRole, Scope
 from backend.domain.service_accounts import ID_PREFIX, ServiceAccount, audit_view, mint_secret
 from backend.services.ports import CursorCodec, KeyHasher, UnitOfWork
 
@@ -34,11 +34,9 @@ class ServiceAccountService:
         """Make an account; return it and its secret, which nobody can ask for again.
 
         Raises:
-            ScopeExceedsGrantor: the account would be wider than whoever makes it.
-            Invalid: it asks for a scope that no account of a tenant can have.
+            ScopeExceedsGrantor: the account would be wider than whoever makes it. Nobody in a tenant holds a scope of
+                the platform.
         """
-        if scopes & PLATFORM_SCOPES:
-            raise Invalid(errors=(FieldError("/scopes", "holds a scope that no account of a tenant can have"),))
         require_within(Reach(scopes=scopes), caller.reach)
         account, secret = self._fresh(caller.tenant_id, name, scopes, None, caller.credential_id)
         await self._unit.service_accounts.add(account)

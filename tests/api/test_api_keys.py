@@ -194,8 +194,6 @@ async def test_a5_a_key_shows_the_fields_of_the_contract_and_no_others(world: Wo
         ({"environment": None}, "/environment"),
         ({"scopes": ["everything"]}, "/scopes/0"),
         ({"scopes": "predict"}, "/scopes"),
-        ({"scopes": ["admin"]}, "/scopes"),
-        ({"scopes": ["predict", "usage:all"]}, "/scopes"),
         ({"scopes": ["billing:close"]}, "/scopes"),
         ({"models": []}, "/models"),
         ({"models": ["iris", "../etc"]}, "/models/1"),
@@ -297,6 +295,15 @@ async def test_403_insufficient_scope_for_those_who_may_not_make_keys(world: Wor
     tenant = await world.tenant()
     headers = await world.log_in(await world.member(tenant, role))
     assert problem(await create(world, headers)) == (403, "insufficient-scope")
+
+
+@pytest.mark.parametrize("scopes", [["admin"], ["predict", "usage:all"]])
+async def test_a6_no_tenants_key_holds_a_platform_scope(world: World, scopes: list[str]) -> None:
+    tenant = await world.tenant()
+    headers = await owner(world, tenant)
+    assert problem(await create(world, headers, scopes=scopes)) == (403, "scope-exceeds-grantor")
+    change = await world.client.patch(f"/v1/api-keys/{tenant.live.id}", json={"scopes": scopes}, headers=headers)
+    assert problem(change) == (403, "scope-exceeds-grantor")
 
 
 async def test_a6_a_key_makes_keys_no_wider_than_itself(world: World) -> None:

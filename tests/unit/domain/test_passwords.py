@@ -102,6 +102,31 @@ def test_p2_what_is_guessed_first_is_refused_however_it_is_written(password: str
 
 @pytest.mark.parametrize(
     "password",
+    [
+        "password1234567",
+        "P4ssw0rd1234567",
+        "1234567password!",
+        "Password-2026-!!!",
+        "qwerty123456789",
+        "Welcome2026admin",
+        "letmein987654321",
+        "Admin123Admin1234",
+        "hello-test-1999-user",
+    ],
+)
+def test_p2_a_first_guess_with_a_number_behind_is_still_one(password: str) -> None:
+    assert problem(password) == "is among the passwords that are guessed first"
+
+
+@pytest.mark.parametrize(
+    "password", ["password of a giraffe", "my test of 1234 zebras", "dragonfly over the pond", "8402957301947password"]
+)
+def test_p2_a_first_guess_among_other_words_is_welcome(password: str) -> None:
+    assert problem(password) is None
+
+
+@pytest.mark.parametrize(
+    "password",
     ["a" * 20, "abababababababab", "1234" * 5, "dragon12" * 3, "abc" * 6, "        " * 3, "aabbccddaabbccdd"],
 )
 def test_p2_one_short_piece_again_and_again_is_refused(password: str) -> None:
