@@ -5,23 +5,21 @@ The page itself is looked at in a real browser where a ``chromium`` is on PATH; 
 
 import asyncio
 import re
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from tests.api.conftest import World
+from tests.api.conftest import PASSWORD, World
 from tests.api.test_predictions import problem
+from tests.browser import CHROMIUM, browsing
 
 pytestmark = pytest.mark.anyio
-
-CHROMIUM = shutil.which("chromium")
-BROWSER_WITHIN_S = 90.0
 
 
 class References(HTMLParser):
@@ -130,36 +128,74 @@ async def listening(app: FastAPI) -> AsyncIterator[str]:
         await serving
 
 
-if CHROMIUM is not None:
-    BROWSER = [
-        CHROMIUM,
-        *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-        *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
-        # No name can be looked up and no address reached but ours: as on a machine without internet.
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-        *("--enable-logging=stderr", "--virtual-time-budget=20000", "--timeout=60000", "--dump-dom"),
-    ]
+needs_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on PATH to look at the page with")
 
-    async def test_a_browser_without_internet_shows_every_route(embedded_world: World, tmp_path: Path) -> None:
-        async with listening(embedded_world.app) as base_url:
-            browser = await asyncio.create_subprocess_exec(
-                *BROWSER,
-                f"--user-data-dir={tmp_path}",
-                f"{base_url}/docs",
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-            )
-            try:
-                async with asyncio.timeout(BROWSER_WITHIN_S):
-                    stdout, stderr = await browser.communicate()
-            finally:
-                if browser.returncode is None:
-                    browser.kill()
-                    await browser.wait()
-        page, log = stdout.decode(), stderr.decode()
-        document = (await embedded_world.client.get("/openapi.json")).json()
-        shown = set(re.findall(r'data-path="([^"]+)"', page))
-        assert shown == set(document["paths"]), log
-        assert "Authorize" in page
-        assert "Refused to" not in log, "the page does nothing that its own policy forbids"
-        assert "Uncaught" not in log
+
+@needs_a_browser
+async def test_a_browser_without_internet_shows_every_route(embedded_world: World, tmp_path: Path) -> None:
+    document = (await embedded_world.client.get("/openapi.json")).json()
+    async with listening(embedded_world.app) as base_url, browsing(f"{base_url}/docs", tmp_path) as page:
+        shown = await page.run("""
+            await see("button", "Authorize");
+            await see("[data-path]");
+            return [...document.querySelectorAll("[data-path]")].map(each => each.dataset.path);
+        """)
+        assert set(shown) == set(document["paths"])
+        assert page.complaints == [], "the page does nothing that its own policy forbids"
+
+
+# Opens the dialogue, and waits until it has closed again.
+AUTHORIZE = """
+    await press("button.authorize", "Authorize");
+    const boxes = () => [...document.querySelectorAll(".auth-container")];
+    const box = await until(() => boxes().find(each => each.textContent.includes("%(scheme)s")), "box");
+    %(fill)s
+    await press("button", "Authorize", box);
+    await see("button", "Logout", box);
+    await press(".close-modal");
+"""
+# Tries a route out, and returns the status and the body that the page shows.
+TRY = """
+    const row = await see("#%(operation)s");
+    if (!row.classList.contains("is-open")) (row.querySelector(".opblock-summary-control")).click();
+    await press("button.try-out__btn", "Try it out", row);
+    await press("button.execute", "Execute", row);
+    const shown = part => see(`.live-responses-table tbody .response-col_${part}`, "", row);
+    return [(await shown("status")).textContent.trim().slice(0, 3), (await shown("description")).textContent];
+"""
+
+
+def operation_of(document: dict[str, Any], method: str, path: str) -> str:
+    """Return the element that the page shows a route in."""
+    operation = document["paths"][path][method]
+    return f"operations-{operation['tags'][0].replace(' ', '_')}-{operation['operationId']}"
+
+
+@needs_a_browser
+async def test_the_authorize_button_takes_an_api_key(embedded_world: World, tmp_path: Path) -> None:
+    tenant = await embedded_world.tenant()
+    document = (await embedded_world.client.get("/openapi.json")).json()
+    fill = f'await type("input", "{tenant.live.secret}", box);'
+    async with listening(embedded_world.app) as base_url, browsing(f"{base_url}/docs", tmp_path) as page:
+        operation = operation_of(document, "get", "/v1/models")
+        await page.run(AUTHORIZE % {"scheme": "X-API-Key", "fill": fill})
+        status, body = await page.run(TRY % {"operation": operation})
+        assert status == "200", body
+        assert "iris" in body
+
+
+@needs_a_browser
+async def test_the_authorize_button_logs_a_person_in(embedded_world: World, tmp_path: Path) -> None:
+    tenant = await embedded_world.tenant()
+    document = (await embedded_world.client.get("/openapi.json")).json()
+    fill = f"""
+        await type("input[name=username], #oauth_username", "{tenant.owner_email}", box);
+        await type("input[type=password], #oauth_password", "{PASSWORD}", box);
+    """
+    async with listening(embedded_world.app) as base_url, browsing(f"{base_url}/docs", tmp_path) as page:
+        operation = operation_of(document, "get", "/v1/me")
+        await page.run(AUTHORIZE % {"scheme": "Token URL", "fill": fill})
+        status, body = await page.run(TRY % {"operation": operation})
+        assert status == "200", body
+        assert tenant.owner_email in body
+        assert page.complaints == []

@@ -171,7 +171,7 @@ async def test_a6_no_field_can_be_widened_beyond_the_changer(world: World) -> No
     tomorrow = datetime.now(UTC) + timedelta(days=1)
     bounds: dict[str, Any] = {
         "models": ("iris",),
-        "allowed_cidrs": ("0.0.0.0/0",),
+        "allowed_cidrs": (f"{world.address}/128",),
         "expires_at": tomorrow,
         "rate_per_minute": 10,
         "monthly_quota": 100,
