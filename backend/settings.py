@@ -111,6 +111,12 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity logged.")
 
+    @field_validator("smtp_url", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        """Compose files can only hand an empty text on, not leave a variable out."""
+        return None if value == "" else value
+
     @field_validator("key_peppers", mode="before")
     @classmethod
     def _read_peppers(cls, value: object) -> object:

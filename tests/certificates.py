@@ -25,11 +25,18 @@ class Authority:
         """Return a client's context."""
         return ssl.create_default_context(cadata=self._certificate.public_bytes(Encoding.PEM).decode())
 
-    def server(self, *names: str) -> ssl.SSLContext:
+    @property
+    def file(self) -> Path:
+        """A file with what to trust, for ``SSL_CERT_FILE``."""
+        path = self._folder / f"authority-{self._certificate.serial_number}.pem"
+        path.write_bytes(self._certificate.public_bytes(Encoding.PEM))
+        return path
+
+    def server(self, *names: str, is_expired: bool = False) -> ssl.SSLContext:
         """Return a server's context with a certificate for host names or addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-        certificate = self._signed(subject, key, x509.BasicConstraints(ca=False, path_length=None), names)
+        certificate = self._signed(subject, key, x509.BasicConstraints(ca=False, path_length=None), names, is_expired)
         file = self._folder / f"{names[0]}.pem"
         file.write_bytes(
             certificate.public_bytes(Encoding.PEM)
@@ -45,17 +52,21 @@ class Authority:
         key: ec.EllipticCurvePrivateKey,
         constraints: x509.BasicConstraints,
         names: tuple[str, ...],
+        is_expired: bool = False,
     ) -> x509.Certificate:
-        now = datetime.now(UTC)
+        end = datetime.now(UTC) + timedelta(days=-1 if is_expired else 1)
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - timedelta(days=1))
-            .not_valid_after(now + timedelta(days=1))
+            .not_valid_before(end - timedelta(days=2))
+            .not_valid_after(end)
             .add_extension(constraints, critical=True)
+            # From Python 3.13 on a certificate without these is not accepted.
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
         if names:
             builder = builder.add_extension(

@@ -2,11 +2,14 @@
 
 import asyncio
 import email
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.policy import default
+
+_ANSWERS = {"AUTH": "235 welcome", "RSET": "250 ok", "NOOP": "250 ok"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +35,23 @@ class SmtpServer:
     received: list[Received] = field(default_factory=list)
     refusals: dict[str, str] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
+    starttls: ssl.SSLContext | None = None
+    scheme: str = "smtp"
 
     @property
     def url(self) -> str:
-        return f"smtp://127.0.0.1:{self.port}"
+        return self.url_of()
+
+    def url_of(self, user: str = "", host: str = "127.0.0.1") -> str:
+        """Return where to hand mail in, with ``user:password@`` before the host if they are given."""
+        return f"{self.scheme}://{user + '@' if user else ''}{host}:{self.port}"
 
     async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection."""
+        """Serve one connection; a client may hang up as soon as it has seen the certificate."""
+        with suppress(ssl.SSLError, ConnectionError):
+            await self._serve(reader, writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
 
         async def say(line: str) -> None:
             writer.write(line.encode() + b"\r\n")
@@ -47,14 +60,17 @@ class SmtpServer:
         sender = ""
         recipients: list[str] = []
         await say("220 tests ESMTP")
-        while line := (await reader.readline()).decode().strip():
+        while line := (await reader.readline()).decode(errors="replace").strip():
             verb, _, rest = line.partition(" ")
             verb = verb.upper()
             self.commands.append(line)
             if verb in self.refusals:
                 await say(self.refusals[verb])
             elif verb == "EHLO":
-                await say("250-tests\r\n250 8BITMIME")
+                await say(self._greeting(writer))
+            elif verb == "STARTTLS" and self.starttls:
+                await say("220 go on")
+                await writer.start_tls(self.starttls)
             elif verb == "MAIL":
                 sender = rest.partition("<")[2].partition(">")[0]
                 recipients.clear()
@@ -71,15 +87,22 @@ class SmtpServer:
                 await say("221 bye")
                 break
             else:
-                await say("250 ok" if verb in {"RSET", "NOOP"} else "502 unknown")
+                await say(_ANSWERS.get(verb, "502 unknown"))
         writer.close()
+
+    def _greeting(self, writer: asyncio.StreamWriter) -> str:
+        is_open = writer.get_extra_info("ssl_object") is None
+        offers = ["STARTTLS"] if is_open and self.starttls else [] if is_open else ["AUTH PLAIN"]
+        return "\r\n".join(["250-tests", *(f"250-{each}" for each in offers), "250 8BITMIME"])
 
 
 @asynccontextmanager
-async def smtp_server() -> AsyncIterator[SmtpServer]:
-    """Listen on a free port until the block ends."""
-    state = SmtpServer()
-    server = await asyncio.start_server(state.talk, "127.0.0.1", 0)
+async def smtp_server(
+    *, tls: ssl.SSLContext | None = None, starttls: ssl.SSLContext | None = None
+) -> AsyncIterator[SmtpServer]:
+    """Listen on a free port until the block ends; with ``tls`` from the first byte on, with ``starttls`` on demand."""
+    state = SmtpServer(starttls=starttls, scheme="smtps" if tls else "smtp")
+    server = await asyncio.start_server(state.talk, "127.0.0.1", 0, ssl=tls)
     state.port = server.sockets[0].getsockname()[1]
     async with server:
         yield state

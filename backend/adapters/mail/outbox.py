@@ -42,4 +42,5 @@ class BackgroundOutbox:
                 await self._mailer.send(mail)
             except MailUnavailable as error:
                 cause = error.__cause__ or error
-                log.error("mail not sent", extra={"reason": mail.subject, "cause": type(cause).__name__})  # noqa: TRY400
+                said = f"{type(cause).__name__}: {error.detail}"
+                log.error("mail not sent", extra={"reason": mail.subject, "cause": said})  # noqa: TRY400

@@ -58,6 +58,8 @@ class SmtpMailer:
         try:
             message = to_message(mail, sender=self._sender, clock=self._clock)
             await asyncio.to_thread(self._hand_in, message)
+        except ssl.SSLCertVerificationError as error:
+            raise MailUnavailable(f"The mail server's certificate is not accepted: {error.verify_message}.") from error
         except (smtplib.SMTPException, OSError, ValueError) as error:
             raise MailUnavailable from error
 

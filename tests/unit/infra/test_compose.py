@@ -200,6 +200,20 @@ def test_a_secret_has_no_default_and_must_be_given(name: str) -> None:
     assert set(re.findall(rf"\$\{{{name}(\W+)", COMPOSE_TEXT)) == {":?"}
 
 
+@pytest.mark.parametrize("service", ["api", "worker"])
+def test_mail_goes_where_it_can_be_written_or_to_the_server_that_is_named(
+    service: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = settings_of(service, monkeypatch)
+    assert settings.smtp_url is None
+    [writable] = (mount.split(":")[0] for mount in SERVICES[service]["tmpfs"])
+    assert settings.mail_folder.is_relative_to(writable)
+    monkeypatch.setenv("FORECOURT_SMTP_URL", "smtps://user:word@mail.example.com")
+    named = Settings().smtp_url
+    assert named is not None
+    assert named.get_secret_value() == "smtps://user:word@mail.example.com"
+
+
 @each_of_ours
 def test_the_settings_accept_what_a_service_is_started_with(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_of(service, monkeypatch)
