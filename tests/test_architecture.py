@@ -66,7 +66,7 @@ CONTRACT_ELSEWHERE = {
 }
 """Ports of one adapter, which are tested where it is: there is no second one to hold to the same contract."""
 
-OF_NO_TENANT = {"Plans", "SigningKeys", "Users", "Sessions", "MailedTokens", "UnitOfWork", "Store"}
+OF_NO_TENANT = {"Plans", "SigningKeys", "Users", "Sessions", "RevokedTokens", "MailedTokens", "UnitOfWork", "Store"}
 """What belongs to the platform or to a person."""
 
 READS_ACROSS = re.compile(r".*_of_all_tenants|list_all")
