@@ -93,6 +93,11 @@ class Settings(BaseSettings):
     replicas: int = Field(
         1, ge=1, le=1000, description="Servers that share the limits. Without Redis each holds its part of them."
     )
+    spill_limit: int = Field(
+        500_000,
+        ge=0,
+        description="Most usage events kept in Redis while the database is down, half a kilobyte each; then 503.",
+    )
     body_limit_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Longest request body.")
     body_timeout_s: float = Field(15.0, gt=0, description="How long a request body may take to arrive.")
     max_rows: int = Field(1000, ge=1, le=100_000, description="Most rows of one prediction request.")

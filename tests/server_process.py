@@ -1,5 +1,6 @@
 """One server process of the tests: started on a free loopback port, watched, and ended by its pid."""
 
+import os
 import signal
 import socket
 import subprocess
@@ -87,9 +88,9 @@ class Server:
         self.kill()
 
     def kill(self) -> None:
-        """End it like a power cut."""
+        """End it like a power cut, with every process of its own."""
         if self._process is not None:
-            self._process.kill()
+            _signal_family(self._process.pid, signal.SIGKILL)
             self._process.wait(STOP_WITHIN_S)
             self._process = None
         if self._leash is not None:
@@ -98,14 +99,41 @@ class Server:
             self._leash = None
 
     def pause(self) -> None:
-        """Let it hang: connections are still accepted, nothing is answered."""
+        """Let it hang, with every process of its own: connections are still accepted, nothing is answered."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGSTOP)
+            _signal_family(self._process.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let it go on after a pause."""
         if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
+            _signal_family(self._process.pid, signal.SIGCONT)
+
+    def restart(self) -> None:
+        """Kill it and start it again, on the same port, with what it had stored."""
+        self.kill()
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Start it after a kill. A process of its own may be there a moment longer, and hold what it needs."""
+        for attempts_left in range(19, -1, -1):
+            try:
+                self.start()
+            except ChildProcessError:
+                if not attempts_left:
+                    raise
+            else:
+                return
+
+
+def _signal_family(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process and its children: the parent first, so that it starts no other meanwhile."""
+    listed = subprocess.run(
+        ("ps", "-e", "-o", "pid=,ppid="), check=True, capture_output=True, text=True, timeout=STOP_WITHIN_S
+    )
+    pairs = [line.split() for line in listed.stdout.splitlines()]
+    for each in (pid, *(int(child) for child, parent in pairs if int(parent) == pid)):
+        with suppress(ProcessLookupError):
+            os.kill(each, number)
 
 
 def running(prepare: Callable[[int], Server]) -> Iterator[Server]:

@@ -51,14 +51,14 @@ def redis_server() -> Iterator[str]:
 
 
 @contextmanager
-def private_redis_server() -> Iterator[Server]:
-    """Yield a Redis server of one's own, to be paused and killed."""
+def private_redis_server(*, keeps_writes: bool = False) -> Iterator[Server]:
+    """Yield a Redis server of one's own, to be paused and killed. One that keeps writes has them after a kill too."""
     program = _redis_program()
     with tempfile.TemporaryDirectory(prefix="forecourt-redis-") as folder:
 
         def prepare(port: int) -> Server:
             options = ("--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--databases", "64")
-            kept = ("--save", "", "--appendonly", "no")
+            kept = ("--save", "", "--appendonly", "yes" if keeps_writes else "no")
             return Server(
                 f"redis://127.0.0.1:{port}", (program, *options, *kept), Path(folder), RunAs(), _redis_answers
             )

@@ -16,7 +16,6 @@ from backend.adapters.crypto.signing_keys import SealingSmith
 from backend.adapters.db.engine import open_engine
 from backend.adapters.db.key_directory import SqlKeyDirectory
 from backend.adapters.db.key_use import BatchedKeyUse
-from backend.adapters.db.ledger import GroupCommitLedger
 from backend.adapters.db.rollups import SqlUsageRollups
 from backend.adapters.db.unit_of_work import Database
 from backend.adapters.db.usage import SqlUsageReader
@@ -34,6 +33,7 @@ from backend.adapters.prometheus.metrics import PrometheusMetrics
 from backend.adapters.redis.admission import RedisAdmission
 from backend.api.resources import HttpOptions, Resources
 from backend.composition.admission import open_admission, open_fallback, signal_of
+from backend.composition.metering import open_ledger
 from backend.composition.periodic import run_periodically
 from backend.domain.clock import Clock, SystemClock
 from backend.model_service.lanes import LaneLimits
@@ -71,7 +71,12 @@ async def open_shared(
 ) -> Shared:
     """Open the store and admission. Nothing is asked of either yet: a dead one shows in ``/readyz``."""
     database = Database(
-        open_engine(settings.database_url, pool_size=settings.database_pool_size, timeout_s=settings.database_timeout_s)
+        open_engine(
+            settings.database_url, pool_size=settings.database_pool_size, timeout_s=settings.database_timeout_s
+        ),
+        metrics=metrics,
+        # With Redis, cached keys go on and usage is kept there.
+        is_needed=settings.redis_url is None,
     )
     stack.push_async_callback(database.aclose)
     reader = SqlUsageReader(database, clock)
@@ -139,9 +144,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
     stack.callback(passwords.close)
     outbox = BackgroundOutbox(_open_mailer(settings, clock))
     stack.push_async_callback(outbox.settled)
-    ledger = GroupCommitLedger(shared.database, metrics=metrics)
-    ledger.start()
-    stack.push_async_callback(ledger.aclose)
+    ledger = await open_ledger(settings, stack, metrics)
     models = await ModelService.open(
         settings.models,
         allow_pickle=settings.allow_pickle_models,

@@ -85,7 +85,8 @@ class Books:
     @asynccontextmanager
     async def writer(self, **options: Any) -> AsyncIterator[GroupCommitLedger]:
         """Start a writer; close it in the end, which writes what is pending."""
-        ledger = GroupCommitLedger(self.database, **{"metrics": NullMetrics()} | options)
+        patient: dict[str, Any] = {"metrics": NullMetrics(), "within_s": PATIENT_S}
+        ledger = GroupCommitLedger(self.database, **patient | options)
         ledger.start()
         try:
             yield ledger

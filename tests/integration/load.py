@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import sys
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,7 @@ class Answered:
     asked: Asked
     status: int
     body: dict[str, Any]
+    took_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -74,6 +76,7 @@ class Load:
                 asked = Asked(
                     f"load-{next(_numbers)}", slug, key, random.choice(("iris", "wine")), random.choice(sizes)
                 )
+                began_s = time.monotonic()
                 try:
                     answer = await customers[slug].predict(
                         [_row(asked.model) for _ in range(asked.rows)],
@@ -85,7 +88,8 @@ class Load:
                     self.unanswered.append(asked)
                     return
                 assert answer.status_code in self.expected, answer.text
-                self.answered.append(Answered(asked, answer.status_code, answer.json()))
+                took_s = time.monotonic() - began_s
+                self.answered.append(Answered(asked, answer.status_code, answer.json(), took_s))
                 self._progress.set()
                 await anyio.sleep(pause_s)
 

@@ -7,17 +7,27 @@ the application's own role, which may not change the ledger, whoever they logged
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    DataError,
+    DBAPIError,
+    DisconnectionError,
+    IntegrityError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
+from backend.adapters.db.bounded_connection import BoundedConnection, connect
 from backend.domain.errors import Invalid, StoreUnavailable
 
 APP_ROLE = "forecourt_app"
@@ -30,7 +40,8 @@ _SQLITE_PRAGMAS = (
     "recursive_triggers=ON",
     "trusted_schema=OFF",
 )
-_DISCONNECTED = (OperationalError, InterfaceError, PoolTimeoutError, OSError, TimeoutError)
+# InternalError: a server that has become a standby refuses every write.
+UNAVAILABLE = (OperationalError, InterfaceError, InternalError, PoolTimeoutError, OSError, TimeoutError)
 
 
 class UnsupportedDatabase(ValueError):
@@ -71,14 +82,15 @@ def open_engine(url: str, *, pool_size: int, timeout_s: float) -> AsyncEngine:
         # The values of a statement that failed have no place in a log: addresses, hashes, whatever callers sent.
         hide_parameters=True,
         pool_recycle=1800,
-        pool_pre_ping=True,
         connect_args={
+            "async_creator_fn": partial(connect, timeout_s=timeout_s),
             "connect_timeout": max(1, int(timeout_s)),
             "options": f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds} -c timezone=UTC"
             f" -c idle_in_transaction_session_timeout={milliseconds * 5}",
         },
     )
     event.listen(engine.sync_engine, "connect", _take_app_role)
+    event.listen(engine.sync_engine, "checkout", _leave_cut_connections)
     return engine
 
 
@@ -110,6 +122,15 @@ def _take_app_role(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> 
     connection.commit()
 
 
+def _leave_cut_connections(
+    connection: DBAPIConnection, _entry: ConnectionPoolEntry, _proxy: PoolProxiedConnection
+) -> None:
+    """Take no connection out of the pool that the server has ended. A look at the socket, not a round trip."""
+    driver: BoundedConnection = connection.driver_connection
+    if driver.is_cut():
+        raise DisconnectionError("the server has ended this connection")
+
+
 @contextmanager
 def translated_errors() -> Iterator[None]:
     """Turn a store that does not answer into :class:`StoreUnavailable`; integrity errors pass as they are.
@@ -124,12 +145,26 @@ def translated_errors() -> Iterator[None]:
         raise
     except DataError as error:
         raise Invalid("The request holds a value that cannot be stored.") from error
-    except _DISCONNECTED as error:
+    except UNAVAILABLE as error:
         raise StoreUnavailable(retry_after_s=1) from error
     except DBAPIError as error:
         if error.connection_invalidated:
             raise StoreUnavailable(retry_after_s=1) from error
         raise
+
+
+def is_lost(error: BaseException | None) -> bool:
+    """Whether an error means that the server cannot be reached, whoever asks: not a lock, nor one long statement.
+
+    A SQLite file is never lost: what it refuses it refuses at once.
+    """
+    if isinstance(error, DBAPIError):
+        # PostgreSQL names each refusal of its own by a code; class 57P is a server that ends, 53 one that is full.
+        code: str | None = getattr(error.orig, "sqlstate", "")
+        if code == "":
+            return False
+        return error.connection_invalidated or code is None or code.startswith(("08", "57P", "53"))
+    return isinstance(error, TimeoutError)
 
 
 def violated_constraint(error: IntegrityError) -> str:

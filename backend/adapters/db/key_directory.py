@@ -3,7 +3,6 @@
 from sqlmodel import col, select
 
 from backend.adapters.db.api_keys import key_from_row
-from backend.adapters.db.engine import translated_errors
 from backend.adapters.db.plans import plan_from_row
 from backend.adapters.db.row_security import see_all_tenants
 from backend.adapters.db.subscriptions import holds_at
@@ -43,11 +42,10 @@ class SqlKeyDirectory:
             .where(col(ApiKeyRow.lookup_id) == lookup_id)
             .where(*holds_at(self._clock.now()))
         )
-        with translated_errors():
-            async with self._database.session() as session:
-                # Only the key says which tenant it is of.
-                await see_all_tenants(session)
-                found = (await session.execute(query)).one_or_none()
+        async with self._database.session() as session:
+            # Only the key says which tenant it is of.
+            await see_all_tenants(session)
+            found = (await session.execute(query)).one_or_none()
         if found is None:
             return None
         key, tenant, plan, plan_ends_at = found

@@ -1,29 +1,23 @@
 """The ledger's writer: group commit.
 
 While one commit runs, the events that arrive collect; the next commit takes them all. There is no timer: an idle
-system writes one row at once, a busy one hundreds in a commit. An event is durable when :meth:`append` returns.
+system writes one row at once, a busy one hundreds in a commit. An event is durable when :meth:`append` returns: in
+the database, or where it waits for the database.
 
-A batch whose commit was cut off may or may not be in the ledger, so every batch is written again with ``ON CONFLICT
-DO NOTHING``: the event id decides. An id that is there with another content is an error of its caller alone.
+The writer decides where a batch goes, not the callers: one of them may have left, and its event is written all the
+same. Once the database has failed, batches go straight to the spill until a probe has found it well.
 """
 
 import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
-from sqlalchemy import Insert, select, tuple_
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlmodel import col
-
-from backend.adapters.db.engine import for_writing
-from backend.adapters.db.row_security import show_all_tenants
-from backend.adapters.db.tables import UsageEventRow
+from backend.adapters.breaker import BreakerState
+from backend.adapters.db.event_store import SqlEventStore
 from backend.adapters.db.unit_of_work import Database
+from backend.adapters.probed_breaker import ProbedBreaker
+from backend.adapters.usage_spill import NoSpill, Stored, UsageSpill
 from backend.domain.errors import MeteringUnavailable
 from backend.domain.health import HealthStatus, ResourceHealth
 from backend.domain.ids import TenantId
@@ -31,20 +25,25 @@ from backend.domain.usage import UsageEvent
 from backend.services.ports import Metrics
 
 log = logging.getLogger(__name__)
-_ATTEMPTS = 2
-_Identity = tuple[str, str]
+
+WRITE_WITHIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
     event: UsageEvent
-    fingerprint: bytes
     written: asyncio.Future[None]
 
-    @property
-    def identity(self) -> _Identity:
-        """What is unique in the ledger."""
-        return self.event.tenant_id, self.event.id
+    def end(self, error: Exception | None = None) -> None:
+        """Let the caller go on, if it still waits."""
+        if self.written.done():
+            return
+        if error is None:
+            self.written.set_result(None)
+            return
+        self.written.set_exception(error)
+        # The caller may be gone; then nobody else would take the exception.
+        self.written.exception()
 
 
 class EventConflict(MeteringUnavailable):
@@ -54,26 +53,42 @@ class EventConflict(MeteringUnavailable):
 
 
 class GroupCommitLedger:
-    """Writes usage events in batches that form by themselves."""
+    """Writes usage events in batches that form by themselves.
+
+    Args:
+        database: with connections of its own, see ``SqlEventStore``.
+        metrics: where batches, failures and the breaker are counted.
+        spill: takes what the database cannot; without one it is refused.
+        within_s: bound on the database's part of a batch.
+        max_batch: events in one commit.
+        max_pending: events that wait for a commit; beyond it they are refused.
+    """
 
     def __init__(
-        self, database: Database, *, metrics: Metrics, max_batch: int = 500, max_pending: int = 20_000
+        self,
+        database: Database,
+        *,
+        metrics: Metrics,
+        spill: UsageSpill | NoSpill | None = None,
+        within_s: float = WRITE_WITHIN_S,
+        max_batch: int = 500,
+        max_pending: int = 20_000,
     ) -> None:
-        self._engine = for_writing(database.engine)
+        self._database = database
+        self._store = SqlEventStore(database, within_s=within_s, metrics=metrics)
+        self._spill = spill or NoSpill()
+        self._breaker = ProbedBreaker("ledger", self._store.probe, metrics=metrics)
         self._max_batch = max_batch
         self._max_pending = max_pending
         self._pending: list[_Pending] = []
         self._arrived = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
         self._closing = False
-        self._failing = False
-        self._conflicts = metrics.counter(
-            "forecourt_ledger_conflicts_total", "Usage events whose id the ledger holds with another content."
-        )
         self._batches = metrics.histogram(
             "forecourt_ledger_batch_events", "Usage events in one commit.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
         )
-        self._failures = metrics.counter("forecourt_ledger_failures_total", "Commits of usage events that failed.")
+        self._spilled = metrics.counter("forecourt_spill_events_total", "Usage events spilled instead of committed.")
+        self._refused = metrics.counter("forecourt_ledger_refused_events_total", "Usage events that nobody could take.")
 
     def start(self) -> None:
         """Start the writer on the running loop."""
@@ -85,11 +100,27 @@ class GroupCommitLedger:
             raise ValueError("an event may only be booked on its own tenant")
         if self._closing or self._writer is None or len(self._pending) >= self._max_pending:
             raise MeteringUnavailable(retry_after_s=1)
-        entry = _Pending(event, event.fingerprint(), asyncio.get_running_loop().create_future())
+        entry = _Pending(event, asyncio.get_running_loop().create_future())
         self._pending.append(entry)
         self._arrived.set()
         # A caller who leaves must not take the event with him: the model has answered, the row is written.
         await asyncio.shield(entry.written)
+
+    async def write(self, events: Sequence[UsageEvent]) -> list[Stored]:
+        """Write events to the database at once, not to the spill: for what comes out of it.
+
+        Raises:
+            MeteringUnavailable: the database does not take them, or did not shortly before.
+        """
+        if self._breaker.is_open:
+            raise MeteringUnavailable(retry_after_s=1)
+        try:
+            outcomes = await self._store.write(events)
+        except MeteringUnavailable as error:
+            self._breaker.failed(type(error.__cause__).__name__)
+            raise
+        self._breaker.succeeded()
+        return outcomes
 
     async def aclose(self) -> None:
         """Write what is pending, then stop."""
@@ -97,12 +128,26 @@ class GroupCommitLedger:
         self._arrived.set()
         if self._writer is not None:
             await self._writer
+        await self._breaker.aclose()
 
     async def check(self) -> tuple[ResourceHealth, ...]:
-        """Say whether the last batch could be written."""
-        status = HealthStatus.DOWN if self._failing else HealthStatus.OK
-        detail = "the last batch could not be written" if self._failing else ""
-        return (ResourceHealth(name="ledger", status=status, detail=detail),)
+        """Say whether usage can be made durable: in the database, or else where it waits for it."""
+        name = "ledger"
+        if self._breaker.state is BreakerState.HALF_OPEN:
+            # It has to get requests to find out whether all is well.
+            detail = "the database answers again, the next batch will tell"
+            return (ResourceHealth(name=name, status=HealthStatus.DEGRADED, detail=detail),)
+        if self._breaker.state is BreakerState.CLOSED:
+            [database] = await self._database.check()
+            if database.status is HealthStatus.OK:
+                return (ResourceHealth(name=name, status=HealthStatus.OK),)
+        try:
+            waiting = await self._spill.waiting()
+        except MeteringUnavailable:
+            detail = "usage cannot be made durable"
+            return (ResourceHealth(name=name, status=HealthStatus.DOWN, detail=detail),)
+        detail = f"usage is kept until the database can take it: {waiting} events wait"
+        return (ResourceHealth(name=name, status=HealthStatus.DEGRADED, detail=detail),)
 
     async def _write_forever(self) -> None:
         while True:
@@ -114,87 +159,41 @@ class GroupCommitLedger:
                 if self._closing:
                     return
                 continue
-            await self._write_or_fail(batch)
-
-    async def _write_or_fail(self, batch: list[_Pending]) -> None:
-        for attempt in range(1, _ATTEMPTS + 1):
             try:
-                conflicts = await self._write(batch)
-            except Exception as error:  # noqa: BLE001  # whatever it is: a writer that dies leaves its callers waiting
-                # The class is enough: a driver's message may hold values.
-                log.warning("ledger batch failed", extra={"attempt": attempt, "cause": type(error).__name__})
-                self._failures.add()
-                self._failing = True
-                continue
-            self._failing = False
-            self._conflicts.add(len(conflicts))
-            self._batches.observe(len(batch))
-            _resolve(batch, conflicts)
+                await (self._put_by(batch) if self._breaker.is_open else self._commit(batch))
+            except Exception as error:  # whatever it is: a writer that dies leaves its callers waiting
+                log.exception("ledger writer failed", exc_info=error)
+                _refuse(batch)
+
+    async def _commit(self, batch: list[_Pending]) -> None:
+        try:
+            outcomes = await self.write([entry.event for entry in batch])
+        except MeteringUnavailable:
+            await self._put_by(batch)
             return
-        for entry in batch:
-            if not entry.written.done():
-                entry.written.set_exception(MeteringUnavailable(retry_after_s=1))
-                # The caller may be gone; then nobody else would take the exception.
-                entry.written.exception()
+        self._batches.observe(len(batch))
+        for entry, outcome in zip(batch, outcomes, strict=True):
+            match outcome:
+                case Stored.DURABLE:
+                    entry.end()
+                case Stored.CONFLICT:
+                    entry.end(EventConflict())
+                case Stored.UNFIT:
+                    entry.end(MeteringUnavailable(retry_after_s=1))
 
-    async def _write(self, batch: Sequence[_Pending]) -> list[_Pending]:
-        """Commit a batch; return those of it whose id was there already with another content."""
-        stored_at = datetime.now(UTC)
-        # In one order for all writers: two that hold the same events then wait for each other, and never deadlock.
-        ordered = sorted(batch, key=lambda entry: entry.identity)
-        async with self._engine.begin() as connection:
-            # A batch holds the events of whoever called meanwhile.
-            await show_all_tenants(connection)
-            result = await connection.execute(self._insert(), [_values(entry, stored_at) for entry in ordered])
-            if result.rowcount == len(batch):
-                return []
-            return await _conflicting(connection, batch)
-
-    def _insert(self) -> Insert:
-        if self._engine.dialect.name == "sqlite":
-            return sqlite_insert(UsageEventRow).on_conflict_do_nothing()
-        return postgresql_insert(UsageEventRow).on_conflict_do_nothing()
+    async def _put_by(self, batch: list[_Pending]) -> None:
+        """Keep a batch until the database can take it; refuse what there is no room for."""
+        try:
+            taken = await self._spill.put([entry.event for entry in batch])
+        except MeteringUnavailable:
+            taken = 0
+        self._spilled.add(taken)
+        for entry in batch[:taken]:
+            entry.end()
+        self._refused.add(len(batch) - taken)
+        _refuse(batch[taken:])
 
 
-async def _conflicting(connection: AsyncConnection, batch: Sequence[_Pending]) -> list[_Pending]:
-    columns = col(UsageEventRow.tenant_id), col(UsageEventRow.event_id), col(UsageEventRow.fingerprint)
-    stored = await connection.execute(
-        select(*columns).where(tuple_(*columns[:2]).in_([entry.identity for entry in batch]))
-    )
-    prints: dict[_Identity, bytes] = {(tenant_id, event_id): print_ for tenant_id, event_id, print_ in stored}
-    return [entry for entry in batch if prints[entry.identity] != entry.fingerprint]
-
-
-def _resolve(batch: Sequence[_Pending], conflicts: Sequence[_Pending]) -> None:
-    for entry in conflicts:
-        # Also when its caller has gone: a contradiction is never passed over in silence.
-        log.error("usage event contradicts the ledger", extra={"event_id": entry.event.id})
-        if not entry.written.done():
-            entry.written.set_exception(EventConflict())
-            entry.written.exception()
+def _refuse(batch: list[_Pending]) -> None:
     for entry in batch:
-        if not entry.written.done():
-            entry.written.set_result(None)
-
-
-def _values(entry: _Pending, stored_at: datetime) -> dict[str, Any]:
-    event = entry.event
-    return {
-        "event_id": event.id,
-        "tenant_id": event.tenant_id,
-        "credential_id": event.credential_id,
-        "environment": event.environment.value,
-        "model": event.model,
-        "model_version": event.model_version,
-        "units": event.units,
-        "cached_units": event.cached_units,
-        "billable_units": event.billable_units,
-        "reason": event.reason.value,
-        "plan_id": event.plan_id,
-        "plan_version": event.plan_version,
-        "request_id": event.request_id,
-        "occurred_at": event.occurred_at,
-        "period": event.period,
-        "fingerprint": entry.fingerprint,
-        "stored_at": stored_at,
-    }
+        entry.end(MeteringUnavailable(retry_after_s=1))

@@ -7,11 +7,11 @@ from functools import cached_property
 
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from backend.adapters.db.api_keys import SqlApiKeys
 from backend.adapters.db.audit import SqlAuditLog
-from backend.adapters.db.engine import for_writing, translated_errors
+from backend.adapters.db.engine import for_writing, is_lost, translated_errors
 from backend.adapters.db.idempotency import SqlIdempotencyRecords
 from backend.adapters.db.invitations import SqlInvitations
 from backend.adapters.db.mailed_tokens import SqlMailedTokens
@@ -25,9 +25,12 @@ from backend.adapters.db.signing_keys import SqlSigningKeys
 from backend.adapters.db.subscriptions import SqlSubscriptions
 from backend.adapters.db.tenants import SqlTenants
 from backend.adapters.db.users import SqlUsers
+from backend.adapters.memory.metrics import NullMetrics
+from backend.adapters.probed_breaker import ProbedBreaker
 from backend.adapters.single_flight import SingleFlight
 from backend.domain.errors import StoreUnavailable
 from backend.domain.health import HealthStatus, ResourceHealth
+from backend.services.ports import Metrics
 
 CHECK_WITHIN_S = 2.0
 
@@ -120,12 +123,20 @@ class SqlUnitOfWork:
 
 
 class Database:
-    """The engine, and units of work on it."""
+    """The engine, and units of work on it. Once the server cannot be reached, nobody waits for it again in vain.
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    Args:
+        engine: see ``open_engine``.
+        metrics: where its breaker is counted.
+        is_needed: whether nothing can be served while the database is down.
+    """
+
+    def __init__(self, engine: AsyncEngine, *, metrics: Metrics | None = None, is_needed: bool = True) -> None:
         self.engine = engine
         self._writing = for_writing(engine)
         self._questions = SingleFlight()
+        self._is_needed = is_needed
+        self._breaker = ProbedBreaker("database", self._ask, metrics=metrics or NullMetrics(), probe_is_proof=True)
 
     @asynccontextmanager
     async def unit_of_work(
@@ -136,7 +147,7 @@ class Database:
         Raises:
             StoreUnavailable: the store does not answer within its bound.
         """
-        with translated_errors():
+        async with self._guarded():
             engine = self.engine if read_only else self._writing
             async with AsyncSession(engine, expire_on_commit=False) as session:
                 unit = SqlUnitOfWork(session)
@@ -148,9 +159,23 @@ class Database:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
-        """Open a short session for one read."""
-        async with AsyncSession(self.engine, expire_on_commit=False) as session:
+        """Open a short session for one read.
+
+        Raises:
+            StoreUnavailable: the store does not answer within its bound.
+        """
+        async with self._guarded(), AsyncSession(self.engine, expire_on_commit=False) as session:
             yield session
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection]:
+        """Open a connection for a few reads.
+
+        Raises:
+            StoreUnavailable: the store does not answer within its bound.
+        """
+        async with self._guarded(), self.engine.connect() as connection:
+            yield connection
 
     async def check(self) -> tuple[ResourceHealth, ...]:
         """Ask the database itself."""
@@ -160,8 +185,23 @@ class Database:
             async with asyncio.timeout(CHECK_WITHIN_S):
                 await self._questions.run(name, self._ask)
         except (SQLAlchemyError, StoreUnavailable, OSError, TimeoutError):
-            return (ResourceHealth(name=name, status=HealthStatus.DOWN, detail="does not answer"),)
+            status = HealthStatus.DOWN if self._is_needed else HealthStatus.DEGRADED
+            return (ResourceHealth(name=name, status=status, detail="does not answer"),)
+        self._breaker.proved()
         return (ResourceHealth(name=name, status=HealthStatus.OK),)
+
+    @asynccontextmanager
+    async def _guarded(self) -> AsyncIterator[None]:
+        """Refuse at once while the server cannot be reached; notice when it cannot be."""
+        if self._breaker.is_open:
+            raise StoreUnavailable(retry_after_s=1)
+        try:
+            with translated_errors():
+                yield
+        except StoreUnavailable as error:
+            if is_lost(error.__cause__):
+                self._breaker.failed(type(error.__cause__).__name__)
+            raise
 
     async def _ask(self) -> None:
         async with self.engine.connect() as connection:
@@ -169,4 +209,5 @@ class Database:
 
     async def aclose(self) -> None:
         """Close every connection."""
+        await self._breaker.aclose()
         await self.engine.dispose()

@@ -6,7 +6,6 @@ from sqlalchemy import ColumnElement, select
 from sqlmodel import SQLModel, col
 
 from backend.adapters.db.commit_order import CommitOrder
-from backend.adapters.db.engine import translated_errors
 from backend.adapters.db.row_security import show_all_tenants, show_tenant
 from backend.adapters.db.tables import UsageEventRow
 from backend.adapters.db.unit_of_work import Database
@@ -34,10 +33,10 @@ class SqlUsageReader:
     """The ledger's readers."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
-        self._engine = database.engine
+        self._database = database
         self._clock = clock
         self._order = CommitOrder("usage_events", is_sqlite=database.engine.dialect.name == "sqlite")
-        self._sums = UsageSums(database.engine)
+        self._sums = UsageSums(database)
 
     async def events(self, tenant_id: TenantId, wanted: EventFilter, after: LedgerPosition, limit: int) -> EventPage:
         """Return a tenant's events past ``after`` and below the watermark, in commit order."""
@@ -69,16 +68,15 @@ class SqlUsageReader:
         statement = select(*_LEDGER.columns, self._order.transaction.label("transaction"))
         for condition in _conditions(tenant_id, wanted):
             statement = statement.where(condition)
-        with translated_errors():
-            async with self._engine.connect() as connection:
-                await (show_all_tenants(connection) if tenant_id is None else show_tenant(connection, tenant_id))
-                watermark = await self._order.watermark(connection)
-                statement = (
-                    statement.where(self._order.after(after), self._order.before(watermark))
-                    .order_by(*self._order.columns)
-                    .limit(limit + 1)
-                )
-                rows = (await connection.execute(statement)).mappings().all()
+        async with self._database.connection() as connection:
+            await (show_all_tenants(connection) if tenant_id is None else show_tenant(connection, tenant_id))
+            watermark = await self._order.watermark(connection)
+            statement = (
+                statement.where(self._order.after(after), self._order.before(watermark))
+                .order_by(*self._order.columns)
+                .limit(limit + 1)
+            )
+            rows = (await connection.execute(statement)).mappings().all()
         return EventPage(
             events=tuple(_stored(dict(row)) for row in rows[:limit]),
             has_more=len(rows) > limit,

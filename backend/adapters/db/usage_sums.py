@@ -10,13 +10,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, union_all
-from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlmodel import col
 
 from backend.adapters.db.commit_order import CommitOrder
-from backend.adapters.db.engine import translated_errors
 from backend.adapters.db.row_security import show_tenant
 from backend.adapters.db.tables import UsageCheckpointRow, UsageEventRow, UsageRollupRow
+from backend.adapters.db.unit_of_work import Database
 from backend.domain.ids import TenantId
 from backend.domain.usage import Bucket, GroupBy, PlanUsage, SummaryLine, SummaryQuery, UnitsQuery, is_complete
 
@@ -34,9 +33,9 @@ _SQLITE_BUCKETS = {
 class UsageSums:
     """Exact at once, whatever has been rolled up."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-        self._is_sqlite = engine.dialect.name == "sqlite"
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._is_sqlite = database.engine.dialect.name == "sqlite"
         self._order = CommitOrder("usage_events", is_sqlite=self._is_sqlite)
 
     async def summary(self, tenant_id: TenantId, query: SummaryQuery, now: datetime) -> tuple[SummaryLine, ...]:
@@ -99,10 +98,9 @@ class UsageSums:
         groups = [parts_of_it.c[name] for name in names]
         sums = [func.sum(parts_of_it.c[name]).label(name) for name in ("events", *_COUNTED)]
         statement = select(*groups, *sums).group_by(*groups).order_by(*groups)
-        with translated_errors():
-            async with self._engine.connect() as connection:
-                await show_tenant(connection, tenant_id)
-                return (await connection.execute(statement)).all()
+        async with self._database.connection() as connection:
+            await show_tenant(connection, tenant_id)
+            return (await connection.execute(statement)).all()
 
     def _not_rolled_up(self) -> ColumnElement[bool]:
         return self._order.beyond(*_checkpoint())

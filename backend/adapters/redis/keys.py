@@ -67,5 +67,20 @@ def login_network(network: str) -> str:
     return f"fc:login:net:{_digest(network)}"
 
 
+def usage_spill() -> str:
+    """Usage events that wait for the database, of all tenants: a drain writes them in batches."""
+    return "fc:{usage}:spill"
+
+
+def usage_set_aside() -> str:
+    """Spilled entries that the ledger will never take."""
+    return "fc:{usage}:aside"
+
+
+def work_lock(name: str) -> str:
+    """Held by whoever does a piece of work that one process at a time should do."""
+    return f"fc:lock:{name}"
+
+
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,0 +1,185 @@
+"""Writes usage events: one commit for a batch, whoever's events they are, and each id once.
+
+A batch whose commit was cut off may or may not be in the ledger, so it is written again with ``ON CONFLICT DO
+NOTHING``: the event id decides. This is the only place that inserts events, whether they come from a request or out
+of the spill, so whatever a period that is closed asks of a late event belongs here.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Insert, select, text, tuple_
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import col
+
+from backend.adapters.db.engine import for_writing
+from backend.adapters.db.row_security import show_all_tenants
+from backend.adapters.db.tables import UsageEventRow
+from backend.adapters.db.unit_of_work import Database
+from backend.adapters.usage_spill import Stored
+from backend.domain.errors import MeteringUnavailable
+from backend.domain.usage import UsageEvent
+from backend.services.ports import Metrics
+
+log = logging.getLogger(__name__)
+
+GRACE_S = 0.3
+_Identity = tuple[str, str]
+# Nothing that trying again, or another database, would change.
+_UNFIT = (DataError, IntegrityError, ValueError, TypeError, OverflowError)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    event: UsageEvent
+    fingerprint: bytes
+
+    @property
+    def identity(self) -> _Identity:
+        """What is unique in the ledger."""
+        return self.event.tenant_id, self.event.id
+
+
+class SqlEventStore:
+    """Implements ``EventStore``.
+
+    Args:
+        database: with connections that requests do not use up, so that metering never waits behind them.
+        within_s: bound on a write, a second attempt included. The database's own bound on a statement is the same,
+            and answers first: only a silent one is left alone.
+        metrics: where conflicts and failures are counted.
+    """
+
+    def __init__(self, database: Database, *, within_s: float, metrics: Metrics) -> None:
+        self._engine = for_writing(database.engine)
+        self._is_sqlite = database.engine.dialect.name == "sqlite"
+        self._within_s = within_s
+        self._conflicts = metrics.counter(
+            "forecourt_ledger_conflicts_total", "Usage events whose id the ledger holds with another content."
+        )
+        self._failures = metrics.counter("forecourt_ledger_failures_total", "Commits of usage events that failed.")
+
+    async def write(self, events: Sequence[UsageEvent]) -> list[Stored]:
+        """Write events in one commit; say of each what became of it.
+
+        Raises:
+            MeteringUnavailable: nothing can be said of any of them, within the bound.
+        """
+        entries = [_Entry(event, event.fingerprint()) for event in events]
+        if not entries:
+            return []
+        try:
+            async with asyncio.timeout(self._within_s + GRACE_S):
+                return await self._write_again(entries)
+        except TimeoutError as error:
+            self._failures.add()
+            raise MeteringUnavailable(retry_after_s=1) from error
+
+    async def probe(self) -> None:
+        """Find out whether a write could succeed, without writing an event.
+
+        Raises:
+            Exception: whatever the database has against it.
+        """
+        async with asyncio.timeout(self._within_s), self._engine.begin() as connection:
+            if self._is_sqlite:
+                # A real commit of what is there already: it needs the lock, the permission and the room on the disk.
+                version = (await connection.exec_driver_sql("PRAGMA user_version")).scalar_one()
+                await connection.exec_driver_sql(f"PRAGMA user_version = {int(version)}")
+            else:
+                await connection.execute(text("LOCK TABLE usage_events IN ROW EXCLUSIVE MODE"))
+                # A number of its own is what a standby, and a server without room, cannot give.
+                await connection.execute(text("SELECT pg_current_xact_id()"))
+
+    async def _write_again(self, entries: list[_Entry]) -> list[Stored]:
+        """Write; once more after a deadlock or a lost connection, which the next attempt may not meet."""
+        now_s = asyncio.get_running_loop().time
+        # After a wait that used the time up, such as for a lock, there is none to wait again.
+        again_until_s = now_s() + self._within_s / 2 + GRACE_S
+        for attempt in (1, 2):
+            try:
+                return await self._write(entries)
+            except _UNFIT as error:
+                return await self._write_one_by_one(entries, error)
+            except Exception as error:
+                # The class is enough: a driver's message may hold values.
+                log.debug("ledger batch failed", extra={"attempt": attempt, "cause": type(error).__name__})
+                self._failures.add()
+                if attempt > 1 or now_s() > again_until_s:
+                    raise MeteringUnavailable(retry_after_s=1) from error
+        raise AssertionError("unreachable")
+
+    async def _write_one_by_one(self, entries: list[_Entry], error: Exception) -> list[Stored]:
+        """Find the event that no database takes: it must not cost the others their place."""
+        if len(entries) == 1:
+            log.error(
+                "usage event cannot be stored",
+                extra={"event_id": entries[0].event.id, "cause": type(error).__name__},
+            )
+            return [Stored.UNFIT]
+        return [outcome for entry in entries for outcome in await self._write_again([entry])]
+
+    async def _write(self, entries: list[_Entry]) -> list[Stored]:
+        stored_at = datetime.now(UTC)
+        # In one order for all writers: two that hold the same events then wait for each other, and never deadlock.
+        ordered = sorted(entries, key=lambda entry: entry.identity)
+        async with self._engine.begin() as connection:
+            # A batch holds the events of whoever called meanwhile.
+            await show_all_tenants(connection)
+            result = await connection.execute(self._insert(), [_values(entry, stored_at) for entry in ordered])
+            if result.rowcount == len(entries):
+                return [Stored.DURABLE] * len(entries)
+            prints = await _fingerprints(connection, entries)
+        outcomes = [_outcome(prints, entry) for entry in entries]
+        self._conflicts.add(outcomes.count(Stored.CONFLICT))
+        return outcomes
+
+    def _insert(self) -> Insert:
+        insert = sqlite_insert if self._is_sqlite else postgresql_insert
+        return insert(UsageEventRow).on_conflict_do_nothing()
+
+
+def _outcome(prints: dict[_Identity, bytes], entry: _Entry) -> Stored:
+    if prints[entry.identity] == entry.fingerprint:
+        return Stored.DURABLE
+    # Also when its caller has gone: a contradiction is never passed over in silence.
+    log.error("usage event contradicts the ledger", extra={"event_id": entry.event.id})
+    return Stored.CONFLICT
+
+
+async def _fingerprints(connection: AsyncConnection, entries: Sequence[_Entry]) -> dict[_Identity, bytes]:
+    columns = col(UsageEventRow.tenant_id), col(UsageEventRow.event_id), col(UsageEventRow.fingerprint)
+    stored = await connection.execute(
+        select(*columns).where(tuple_(*columns[:2]).in_([entry.identity for entry in entries]))
+    )
+    return {(tenant_id, event_id): print_ for tenant_id, event_id, print_ in stored}
+
+
+def _values(entry: _Entry, stored_at: datetime) -> dict[str, Any]:
+    event = entry.event
+    return {
+        "event_id": event.id,
+        "tenant_id": event.tenant_id,
+        "credential_id": event.credential_id,
+        "environment": event.environment.value,
+        "model": event.model,
+        "model_version": event.model_version,
+        "units": event.units,
+        "cached_units": event.cached_units,
+        "billable_units": event.billable_units,
+        "reason": event.reason.value,
+        "plan_id": event.plan_id,
+        "plan_version": event.plan_version,
+        "request_id": event.request_id,
+        "occurred_at": event.occurred_at,
+        "period": event.period,
+        "fingerprint": entry.fingerprint,
+        "stored_at": stored_at,
+    }

@@ -1,0 +1,161 @@
+"""What the ledger makes of events that it cannot take at once, on SQLite and on PostgreSQL (LEDGER.md R3 to R5)."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import anyio
+import pytest
+from sqlalchemy import event as engine_event
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from backend.adapters.db.engine import open_engine
+from backend.adapters.db.event_store import SqlEventStore
+from backend.adapters.db.migrations import upgrade
+from backend.adapters.db.unit_of_work import Database
+from backend.adapters.memory.metrics import NullMetrics
+from backend.adapters.prometheus.metrics import PrometheusMetrics
+from backend.adapters.usage_spill import Stored
+from backend.domain.errors import MeteringUnavailable
+from tests.contracts.ledgers import PATIENT_S, Books, an_event, insert, new_tenant, opened_books
+from tests.databases import connected, sqlite_url, writers_held_off
+from tests.server_process import Server
+from tests.servers import private_postgres_server
+
+pytestmark = pytest.mark.anyio
+
+postgres_only = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+BOUND_S = 10.0
+
+
+@pytest.fixture
+def store(books: Books, metrics: PrometheusMetrics) -> SqlEventStore:
+    return SqlEventStore(books.database, within_s=PATIENT_S, metrics=metrics)
+
+
+@pytest.fixture
+async def hasty(database_url: str) -> AsyncIterator[SqlEventStore]:
+    async with opened_books(database_url, timeout_s=0.2) as books:
+        yield SqlEventStore(books.database, within_s=0.2, metrics=NullMetrics())
+
+
+async def test_an_event_that_no_database_takes_costs_the_others_nothing(books: Books, store: SqlEventStore) -> None:
+    tenant = new_tenant()
+    good = [an_event(tenant) for _ in range(6)]
+    half_a_character = an_event(tenant, request_id="\ud800")
+    outcomes = await store.write([*good[:3], half_a_character, *good[3:]])
+    assert outcomes == [Stored.DURABLE] * 3 + [Stored.UNFIT] + [Stored.DURABLE] * 3
+    assert sorted(books.ids(tenant)) == sorted(event.id for event in good)
+
+
+async def test_r5_an_event_that_comes_late_lands_in_its_own_period(books: Books, store: SqlEventStore) -> None:
+    tenant = new_tenant()
+    served_at = datetime(2026, 5, 31, 23, 59, 59, tzinfo=UTC)
+    late = an_event(tenant, occurred_at=served_at)
+    assert await store.write([late]) == [Stored.DURABLE]
+    [row] = books.rows(tenant)
+    assert row["period"] == "2026-05"
+    assert str(row["stored_at"]) > "2026-06"
+
+
+@postgres_only
+async def test_a_deadlock_is_tried_again(books: Books, store: SqlEventStore, metrics: PrometheusMetrics) -> None:
+    """Somebody else writes the same two events in the other order; the database makes the ledger give way."""
+    tenant = new_tenant()
+    first, second = sorted((an_event(tenant) for _ in range(2)), key=lambda event: event.id)
+    with connected(books.url) as other:
+        other.execute(text("SET deadlock_timeout = '20s'"))
+        insert(other, second)
+        writing = asyncio.create_task(store.write([first, second]))
+        with anyio.fail_after(BOUND_S):
+            while not waits_for_a_lock(books.url):
+                await anyio.sleep(0.01)
+        # Returns once the ledger has been thrown out: only then is the first event's place free.
+        await anyio.to_thread.run_sync(insert, other, first)
+        other.rollback()
+    with anyio.fail_after(BOUND_S):
+        assert await writing == [Stored.DURABLE] * 2
+    assert metrics.registry.get_sample_value("forecourt_ledger_failures_total") == 1
+    assert sorted(books.ids(tenant)) == [first.id, second.id]
+
+
+async def test_a_probe_finds_what_would_hold_up_a_write(
+    books: Books, store: SqlEventStore, hasty: SqlEventStore
+) -> None:
+    before = len(books.rows(new_tenant()))
+    await store.probe()
+    with writers_held_off(books.url), pytest.raises((TimeoutError, SQLAlchemyError)):
+        await hasty.probe()
+    await store.probe()
+    assert len(books.rows(new_tenant())) == before
+
+
+async def test_a_file_that_cannot_grow_takes_nothing_and_recovers(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path)
+    upgrade(url)
+    engine = open_engine(url, pool_size=1, timeout_s=2.0)
+    pages: list[str] = []
+    engine_event.listen(engine.sync_engine, "begin", lambda connection: [connection.exec_driver_sql(p) for p in pages])
+    books = Books(url, Database(engine))
+    store = SqlEventStore(books.database, within_s=2.0, metrics=NullMetrics())
+    tenant = new_tenant()
+    assert await store.write([an_event(tenant)]) == [Stored.DURABLE]
+    pages.append("PRAGMA max_page_count = 1")
+    with pytest.raises(MeteringUnavailable):
+        await store.write([an_event(tenant, model="x" * 2000) for _ in range(50)])
+    assert len(books.rows(tenant)) == 1
+    pages[:] = ["PRAGMA max_page_count = 1000000"]
+    assert await store.write([an_event(tenant)]) == [Stored.DURABLE]
+    assert len(books.rows(tenant)) == 2
+    await books.database.aclose()
+
+
+@pytest.fixture
+def private_postgres() -> Iterator[Server]:
+    with private_postgres_server() as server:
+        yield server
+
+
+@pytest.fixture
+async def silent_books(private_postgres: Server) -> AsyncIterator[Books]:
+    url = private_postgres.url.replace("postgresql://", "postgresql+psycopg://", 1)
+    upgrade(url)
+    database = Database(open_engine(url, pool_size=2, timeout_s=0.5))
+    yield Books(url, database)
+    await database.aclose()
+
+
+async def test_a_silent_server_is_left_alone_after_the_bound(private_postgres: Server, silent_books: Books) -> None:
+    """It never says that time is up: neither for a statement, nor for a connection, nor to be cancelled."""
+    store = SqlEventStore(silent_books.database, within_s=0.5, metrics=NullMetrics())
+    tenant = new_tenant()
+    event = an_event(tenant)
+    await store.write([an_event(tenant)])
+    private_postgres.pause()
+    for _ in range(2):
+        with anyio.fail_after(BOUND_S), pytest.raises(MeteringUnavailable):
+            await store.write([event])
+    private_postgres.resume()
+    with anyio.fail_after(BOUND_S):
+        assert await store.write([event]) == [Stored.DURABLE]
+    assert silent_books.ids(tenant).count(event.id) == 1
+
+
+async def test_r4_a_conflict_is_told_apart_from_what_is_new(books: Books, store: SqlEventStore) -> None:
+    tenant = new_tenant()
+    event = an_event(tenant)
+    await store.write([event])
+    answer = await store.write([replace(event, units=9), an_event(tenant), event])
+    assert answer == [Stored.CONFLICT, Stored.DURABLE, Stored.DURABLE]
+    assert len(books.rows(tenant)) == 2
+
+
+def waits_for_a_lock(url: str) -> bool:
+    query = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with connected(url) as connection:
+        return bool(connection.execute(query).scalar_one())
