@@ -42,8 +42,6 @@ async def test_a_full_disk_sells_nothing_and_writes_nothing_by_half(site: Site) 
         outage.report("disk full", before)
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, UNLIMITED)
         await recovers(outage)
-        sold = {each.body["id"] for each in outage.load.sold}
-        assert sold <= {event["id"] for event in await outage.booked()}
     await require_only_what_was_sold(outage)
 
 
