@@ -51,6 +51,7 @@ HANDED_OUT_BY = {
 
 CONTRACT_ELSEWHERE = {
     "ModelCatalog": "unit/model_service/test_model_service.py",
+    "ModelRollouts": "unit/model_service/test_model_rollouts.py",
     "PasswordHasher": "unit/adapters/test_crypto_adapters.py",
     "KeyHasher": "unit/adapters/test_crypto_adapters.py",
     "Sealer": "unit/adapters/test_crypto_adapters.py",

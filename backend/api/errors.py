@@ -39,6 +39,7 @@ STATUS: dict[type[ForecourtError], int] = {
     errors.AlreadyExists: 409,
     errors.KeyLimitReached: 409,
     errors.LastOwner: 409,
+    errors.VersionInUse: 409,
     errors.AlreadyMember: 409,
     errors.KeyNotChangeable: 409,
     errors.KeyNotRotatable: 409,

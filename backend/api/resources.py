@@ -14,6 +14,7 @@ from backend.services.ports import (
     LoginThrottle,
     Metrics,
     ModelCatalog,
+    ModelRollouts,
     OpaqueTokens,
     OutboundHttp,
     Outbox,
@@ -50,6 +51,7 @@ class Resources:
     ledger: Ledger
     usage_reader: UsageReader
     catalog: ModelCatalog
+    rollouts: ModelRollouts
     key_directory: KeyDirectory
     password_hasher: PasswordHasher
     key_hasher: KeyHasher

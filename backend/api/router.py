@@ -17,6 +17,7 @@ from backend.api.routes import (
     people,
     plans,
     predictions,
+    rollouts,
     service_accounts,
     sign_up,
     subscriptions,
@@ -56,6 +57,7 @@ def build_router() -> APIRouter:
     for each in (
         predictions,
         models,
+        rollouts,
         limits,
         usage,
         api_keys,

@@ -1,20 +1,23 @@
 """``forecourt models``: the model repository."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from backend.adapters.crypto.model_signatures import Ed25519ModelSigner, UnusableSigningKey
-from backend.cli.console import JsonOption, explained, fail, show
+from backend.cli.console import JsonOption, explained, fail, opened, run, show
 from backend.composition import open_model_keys
-from backend.model_service.aliases import WeightedVersion, is_alias_name
+from backend.domain.audit import OPERATOR, Action
+from backend.model_service.aliases import is_alias_name
 from backend.model_service.errors import ModelRefused, RegistrationError
 from backend.model_service.manifest import Candidate
-from backend.model_service.registration import register
+from backend.model_service.registration import Registered, register
 from backend.model_service.repository import ModelRepository
+from backend.model_service.rollouts import FolderRollouts
+from backend.services.rollouts import RolloutService
 from backend.settings import Settings
 
 app = typer.Typer(help="Register, sign, roll out and remove models.", no_args_is_help=True)
@@ -35,6 +38,15 @@ def _refused() -> Iterator[None]:
         yield
     except ModelRefused as refused:
         fail(refused.reason)
+    except RegistrationError as error:
+        fail(str(error))
+
+
+@asynccontextmanager
+async def _rollouts(settings: Settings) -> AsyncIterator[RolloutService]:
+    """Open the audit log, without which nothing here is changed, and the folder of models."""
+    async with opened(settings) as shared, shared.database.unit_of_work() as unit:
+        yield RolloutService(unit=unit, rollouts=FolderRollouts(ModelRepository(settings.models)))
 
 
 @app.command("add")
@@ -48,21 +60,32 @@ def add(
 ) -> None:
     """Verify a fitted pipeline and publish it as a new version; say what was chosen."""
     _, settings = _repository()
-    try:
-        registered = register(
-            settings.models,
-            pipeline,
-            name=name,
-            sample=sample,
-            target=target,
-            version=version,
-            alias=alias,
-            allow_pickle=settings.allow_pickle_models,
-        )
-    except RegistrationError as error:
-        fail(str(error))
+    if alias is not None and not is_alias_name(alias):
+        fail("The alias must be letters, digits, '.', '-' and '_', at most 64, and not a number.")
+
+    async def work(settings: Settings) -> Registered:
+        async with _rollouts(settings) as rollouts:
+            registered = register(
+                settings.models,
+                pipeline,
+                name=name,
+                sample=sample,
+                target=target,
+                version=version,
+                allow_pickle=settings.allow_pickle_models,
+            )
+            manifest = registered.manifest
+            await rollouts.record(OPERATOR, Action.MODEL_ADDED, name, manifest.version, sha256=manifest.sha256)
+            if alias is not None:
+                await rollouts.set_alias(OPERATOR, name, alias, {manifest.version: 1})
+            return registered
+
+    with _refused():
+        registered = run(work)
     for finding in registered.findings:
         typer.echo(finding)
+    if alias is not None:
+        typer.echo(f"alias {alias} points at version {registered.manifest.version}")
     show(
         [_measured(candidate) for candidate in registered.manifest.runner.candidates],
         ("runner", "verdict", "one row", "largest difference", "reason"),
@@ -91,13 +114,16 @@ def list_models(as_json: JsonOption = False) -> None:
     repository, _ = _repository()
     rows: list[dict[str, object]] = []
     for name in repository.names():
+        with _refused():
+            unloaded = repository.unloaded(name)
         for version in repository.versions(name):
             try:
                 manifest = repository.manifest(name, version)
             except ModelRefused as refused:
                 rows.append(_row(name, version, problem=refused.reason))
                 continue
-            rows.append(_row(name, version, task=manifest.task.value, runner=manifest.runner.name))
+            problem = "unloaded" if version in unloaded else ""
+            rows.append(_row(name, version, task=manifest.task.value, runner=manifest.runner.name, problem=problem))
     show(rows, ("name", "version", "task", "runner", "problem"), as_json=as_json)
 
 
@@ -148,6 +174,7 @@ def sign(
         signer = Ed25519ModelSigner(key.read_bytes())
     except UnusableSigningKey as error:
         fail(str(error))
+
     with _refused():
         repository.sign(name, version, signer.sign)
     typer.echo(f"{name}@{version} is signed; public key {signer.public_key}")
@@ -160,35 +187,62 @@ def alias(
     targets: Annotated[list[str] | None, typer.Argument(help="A version, or versions with weights: 2=95 3=5.")] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Remove the alias.")] = False,
 ) -> None:
-    """Point an alias at a version, or share its callers between versions."""
-    repository, _ = _repository()
-    if not is_alias_name(alias):
-        fail("The alias must be letters, digits, '.', '-' and '_', at most 64, and not a number.")
+    """Point an alias at a version, or share its callers between versions; `shadow` only watches."""
     if bool(targets) == remove:
         fail("Name the versions, or --remove.")
-    weighted = [_weighted(target) for target in targets or ()]
-    present = repository.versions(name)
-    if not present:
-        fail(f"There is no model {name}.")
-    for target in weighted:
-        if target.version not in present:
-            fail(f"{name} has no version {target.version}.")
-    with _refused():
-        repository.set_alias(name, alias, weighted)
+    weighted = dict(_weighted(target) for target in targets or ())
+
+    async def work(settings: Settings) -> None:
+        async with _rollouts(settings) as rollouts:
+            if remove:
+                await rollouts.remove_alias(OPERATOR, name, alias)
+            else:
+                await rollouts.set_alias(OPERATOR, name, alias, weighted)
+
+    run(work)
     typer.echo(f"{name}@{alias} " + (f"is {', '.join(targets)}" if targets else "is removed"))
 
 
-def _weighted(text: str) -> WeightedVersion:
+def _weighted(text: str) -> tuple[str, int]:
     version, _, weight = text.partition("=")
     if weight and (not weight.isascii() or not weight.isdigit() or not int(weight)):
         fail("A weight must be a whole number above zero.")
-    return WeightedVersion(version, int(weight or 1))
+    return version, int(weight or 1)
+
+
+@app.command("unload")
+def unload(name: NameArgument, version: VersionArgument) -> None:
+    """Keep a version from being served until it is loaded again. Servers let go of it within seconds."""
+
+    async def work(settings: Settings) -> None:
+        async with _rollouts(settings) as rollouts:
+            await rollouts.unload(OPERATOR, name, version)
+
+    run(work)
+    typer.echo(f"{name}@{version} is unloaded")
+
+
+@app.command("load")
+def load(name: NameArgument, version: VersionArgument) -> None:
+    """Let a version be served again that was unloaded. Servers load it within seconds."""
+
+    async def work(settings: Settings) -> None:
+        async with _rollouts(settings) as rollouts:
+            await rollouts.load(OPERATOR, name, version)
+
+    run(work)
+    typer.echo(f"{name}@{version} is loaded again")
 
 
 @app.command("remove")
 def remove(name: NameArgument, version: VersionArgument) -> None:
     """Remove a version that no alias points at. Servers let go of it within seconds."""
-    repository, _ = _repository()
+
+    async def work(settings: Settings) -> None:
+        async with _rollouts(settings) as rollouts:
+            await rollouts.record(OPERATOR, Action.MODEL_REMOVED, name, version)
+            ModelRepository(settings.models).remove(name, version)
+
     with _refused():
-        repository.remove(name, version)
+        run(work)
     typer.echo(f"{name}@{version} is removed")

@@ -37,6 +37,8 @@ from backend.composition.metering import open_ledger
 from backend.composition.periodic import run_periodically
 from backend.domain.clock import Clock, SystemClock
 from backend.model_service.lanes import LaneLimits
+from backend.model_service.repository import ModelRepository
+from backend.model_service.rollouts import FolderRollouts
 from backend.model_service.service import ModelService
 from backend.model_service.signatures import IsSigned
 from backend.services.ports import LoginThrottle, Mailer, Metrics, Store
@@ -150,6 +152,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         allow_pickle=settings.allow_pickle_models,
         max_rows=settings.max_rows,
         is_signed=open_model_keys(settings),
+        metrics=metrics,
         # A caller may always have a few of the largest requests waiting, however large those are.
         limits=LaneLimits(
             max_share_rows=max(4_000, 4 * settings.max_rows), max_waiting_rows=max(40_000, 40 * settings.max_rows)
@@ -177,6 +180,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         ledger=ledger,
         usage_reader=shared.usage_reader,
         catalog=models,
+        rollouts=FolderRollouts(ModelRepository(settings.models), changed=models.refresh_soon),
         key_directory=directory,
         password_hasher=passwords,
         key_hasher=open_key_hasher(settings),

@@ -51,7 +51,12 @@ class Action(StrEnum):
     ACCESS_TOKEN_REVOKED = "access-token.revoked"  # noqa: S105  # an action, not a token
     SIGNING_KEY_ROTATED = "signing-key.rotated"
     LIMITS_UPDATED = "limits.updated"
+    MODEL_ADDED = "model.added"
+    MODEL_REMOVED = "model.removed"
+    MODEL_LOADED = "model.loaded"
+    MODEL_UNLOADED = "model.unloaded"
     MODEL_ALIAS_SET = "model-alias.set"
+    MODEL_ALIAS_REMOVED = "model-alias.removed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,13 +92,17 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSummary:
-    """A model with all its versions, newest first; ``failed`` gives the reason for each that does not serve."""
+    """A model with all its versions, newest first; ``failed`` gives the reason for each that cannot serve.
+
+    ``unloaded`` are those that the operator keeps from being served.
+    """
 
     name: str
     versions: tuple[ModelInfo, ...]
     aliases: dict[str, str]
     default_version: str | None
     failed: dict[str, str]
+    unloaded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

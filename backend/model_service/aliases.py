@@ -1,4 +1,4 @@
-"""Aliases: names that point at versions. ``{"stable": "2", "canary": {"2": 95, "3": 5}}``.
+"""Aliases: names that point at versions. ``{"stable": "2", "canary": {"2": 95, "3": 5}, "shadow": "4"}``.
 
 A text is one version; an object shares callers between versions by weight.
 """
@@ -14,6 +14,8 @@ from backend.model_service.manifest import is_version_name
 
 STABLE: Final = "stable"
 """What a bare model name means where it is set."""
+SHADOW: Final = "shadow"
+"""Names the version that gets the rows of the others as well; see :mod:`backend.model_service.shadows`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,10 @@ def parse_aliases(data: bytes) -> Aliases:
         raise ModelRefused("The aliases file is not valid JSON.") from error
     if not isinstance(document, dict) or not all(is_alias_name(alias) for alias in document):
         raise ModelRefused("The aliases file is not an object of alias names.")
-    return {alias: _targets(value) for alias, value in document.items()}
+    aliases = {alias: _targets(value) for alias, value in document.items()}
+    if len(aliases.get(SHADOW, ())) > 1:
+        raise ModelRefused("The alias shadow must be one version.")
+    return aliases
 
 
 def dump_aliases(aliases: Aliases) -> bytes:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from time import monotonic
 
 from backend.model_service.calls import Work
 from backend.model_service.errors import WrongAnswer
@@ -9,6 +10,20 @@ from backend.model_service.lane import Lane, Outcome
 from backend.model_service.manifest import Row
 
 logger = logging.getLogger(__name__)
+
+
+def count_batch(lane: Lane, batch: Sequence[Work]) -> None:
+    """Count a batch that is about to run, and how long each of its calls has waited for it."""
+    meter = lane.meter
+    if meter is None:
+        return
+    meter.batch_rows.observe(len(batch))
+    now_s = monotonic()
+    for work in batch:
+        for call, _ in work.waiters:
+            if not call.taken:
+                call.taken = True
+                meter.queue_wait.observe(now_s - call.queued_at_s)
 
 
 def run_batch(lane: Lane, batch: Sequence[Work]) -> list[Outcome]:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 
 from backend.domain.errors import ForecourtError
 from backend.model_service.manifest import Row
@@ -12,7 +13,7 @@ from backend.model_service.manifest import Row
 class Call:
     """A caller, waiting for the answers of its rows on its own event loop."""
 
-    __slots__ = ("answers", "doomed", "future", "left", "loop", "open", "share", "size")
+    __slots__ = ("answers", "doomed", "future", "left", "loop", "open", "queued_at_s", "share", "size", "taken")
 
     def __init__(self, share: str, size: int) -> None:
         self.share = share
@@ -22,6 +23,8 @@ class Call:
         self.answers = [b""] * size
         self.left = size
         self.open = True
+        self.queued_at_s = monotonic()
+        self.taken = False  # a row of it has been in a batch
         self.doomed = False  # one of its rows failed, so the others need not be computed
 
 

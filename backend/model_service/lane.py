@@ -14,6 +14,7 @@ from backend.domain.errors import ForecourtError, ModelUnavailable
 from backend.domain.models import OutputOptions
 from backend.model_service.calls import Call, Reply, Work
 from backend.model_service.manifest import Row
+from backend.model_service.meters import ModelMeter
 
 Execute: TypeAlias = Callable[[Sequence[Row]], Sequence[bytes]]
 Refusal: TypeAlias = Callable[[], ForecourtError]
@@ -42,8 +43,9 @@ class _Turn:
 class Lane:
     """A lane's rows: queued, running, and who waits for them."""
 
-    def __init__(self, key: LaneKey, execute: Execute, quantum_rows: int) -> None:
+    def __init__(self, key: LaneKey, execute: Execute, quantum_rows: int, meter: ModelMeter | None = None) -> None:
         self.key = key
+        self.meter = meter
         self.execute = execute
         self.queued = 0
         self.running: list[Work] = []
@@ -69,6 +71,8 @@ class Lane:
             if work is None:
                 work = self._in_flight[key] = Work(key, row)
                 self._queue(work)
+            elif self.meter is not None:
+                self.meter.single_flight.add()
             work.waiters.append((call, place))
 
     def take(self, limit_rows: int) -> list[Work]:

@@ -19,10 +19,11 @@ from time import monotonic
 from typing import Final
 
 from backend.domain.errors import ConcurrencyExceeded, ForecourtError, ModelUnavailable, Overloaded
-from backend.model_service.batching import run_batch
+from backend.model_service.batching import count_batch, run_batch
 from backend.model_service.calls import Call, Reply, Work, deliver
 from backend.model_service.lane import Execute, Lane, LaneKey, Outcome
 from backend.model_service.manifest import Row
+from backend.model_service.meters import ModelMeter
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,14 @@ class Lanes:
             self._start_worker()
 
     async def submit(
-        self, key: LaneKey, execute: Execute, rows: Sequence[Row], spellings: Sequence[bytes], *, share: str
+        self,
+        key: LaneKey,
+        execute: Execute,
+        rows: Sequence[Row],
+        spellings: Sequence[bytes],
+        *,
+        share: str,
+        meter: ModelMeter | None = None,
     ) -> list[bytes]:
         """Queue rows and wait for their answers, in order.
 
@@ -89,6 +97,7 @@ class Lanes:
             rows: at least one.
             spellings: per row, equal for equal rows.
             share: whose turn it uses.
+            meter: where the lane's batches and waits are counted.
 
         Raises:
             Overloaded: closed, stuck, full, or the wait would be too long.
@@ -96,7 +105,7 @@ class Lanes:
             ModelUnavailable: the model failed on these rows.
         """
         with self._lock:
-            lane = self._admit(key, execute, len(rows), share)
+            lane = self._admit(key, execute, len(rows), share, meter)
             call = Call(share, len(rows))
             self._waiting_rows += call.size
             was_empty = not lane.queued
@@ -143,12 +152,12 @@ class Lanes:
         # A thread, because joining blocks and this loop must deliver the last answers.
         await asyncio.to_thread(self._drain)
 
-    def _admit(self, key: LaneKey, execute: Execute, size: int, share: str) -> Lane:
+    def _admit(self, key: LaneKey, execute: Execute, size: int, share: str, meter: ModelMeter | None) -> Lane:
         if self._closing or self._worker is None or not self._worker.is_alive():
             raise Overloaded("The service is not taking predictions at the moment.", retry_after_s=_RETRY_AFTER_S)
         lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[key] = Lane(key, execute, self._limits.quantum_rows)
+            lane = self._lanes[key] = Lane(key, execute, self._limits.quantum_rows, meter)
         if lane.stuck:
             raise Overloaded("This model is not answering at the moment.", retry_after_s=_RETRY_AFTER_S)
         if lane.waiting_rows(share) + size > self._limits.max_share_rows:
@@ -177,6 +186,7 @@ class Lanes:
             self._prepare_thread()
         while (found := self._next_batch()) is not None:
             lane, batch = found
+            count_batch(lane, batch)
             outcomes = run_batch(lane, batch)
             with self._lock:
                 replies = self._finish(lane, batch, outcomes)

@@ -13,6 +13,7 @@ from backend.model_service.lanes import Lanes
 from backend.model_service.repository import Fingerprint, ModelRepository
 from backend.model_service.served import LoadedModel, load_model
 from backend.model_service.shelf import Shelf
+from backend.services.ports.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -20,11 +21,20 @@ logger = logging.getLogger(__name__)
 class Loader:
     """Loads a folder, counting. Blocking, and for one thread at a time."""
 
-    def __init__(self, repository: ModelRepository, lanes: Lanes, *, allow_pickle: bool, max_rows: int) -> None:
+    def __init__(
+        self,
+        repository: ModelRepository,
+        lanes: Lanes,
+        *,
+        allow_pickle: bool,
+        max_rows: int,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._repository = repository
         self._lanes = lanes
         self._allow_pickle = allow_pickle
         self._max_rows = max_rows
+        self._metrics = metrics
         self._seen: dict[tuple[str, str], Fingerprint] = {}
         self.loads = 0
 
@@ -40,13 +50,24 @@ class Loader:
             shelves = {name: self._shelf(name, current.get(name)) for name in self._repository.names()}
         found = {(name, version) for name, shelf in shelves.items() for version in (*shelf.versions, *shelf.failed)}
         self._seen = {key: mark for key, mark in self._seen.items() if key in found}
-        return {name: shelf for name, shelf in shelves.items() if shelf.versions or shelf.failed}
+        return {name: shelf for name, shelf in shelves.items() if shelf.versions or shelf.failed or shelf.unloaded}
 
     def _shelf(self, name: str, before: Shelf | None) -> Shelf:
-        before = before or Shelf(versions={}, failed={}, aliases_are_known=False)
         versions: dict[str, LoadedModel] = {}
         failed: dict[str, str] = {}
-        for version in self._repository.versions(name):
+        present = self._repository.versions(name)
+        unloaded_fault = None
+        try:
+            unloaded = self._repository.unloaded(name) & set(present)
+        except ModelRefused as refused:
+            if before is None or not before.unloaded_is_known:
+                # Guessing here could serve a version that the operator took back.
+                return Shelf(versions={}, failed=dict.fromkeys(present, refused.reason), unloaded_is_known=False)
+            unloaded, unloaded_fault = before.unloaded, refused.reason
+        before = before or Shelf(versions={}, failed={}, aliases_are_known=False)
+        for version in present:
+            if version in unloaded:
+                continue
             loaded = before.versions.get(version)
             reason = before.failed.get(version)
             # Taken before the files are read: what changes meanwhile is another mark the next time.
@@ -59,13 +80,18 @@ class Loader:
             if reason is not None:
                 failed[version] = reason
         try:
-            return Shelf(versions=versions, failed=failed, aliases=self._repository.aliases(name))
+            aliases = self._repository.aliases(name)
+            return Shelf(
+                versions=versions, failed=failed, unloaded=unloaded, unloaded_fault=unloaded_fault, aliases=aliases
+            )
         except ModelRefused as refused:
             if before.aliases_fault != refused.reason:
                 logger.warning("model %s: %s", name, refused.reason)
             return Shelf(
                 versions=versions,
                 failed=failed,
+                unloaded=unloaded,
+                unloaded_fault=unloaded_fault,
                 aliases=before.aliases,
                 aliases_are_known=before.aliases_are_known,
                 aliases_fault=refused.reason,
@@ -80,6 +106,7 @@ class Loader:
                 self._lanes,
                 allow_pickle=self._allow_pickle,
                 max_rows=self._max_rows,
+                metrics=self._metrics,
             )
         except ModelRefused as refused:
             logger.warning("model %s version %s is not loaded: %s", name, version, refused.reason)

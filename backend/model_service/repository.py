@@ -4,16 +4,19 @@
 
     <root>/<name>/<version>/manifest.json    with the artifact that it names, and manifest.sig where it is signed
     <root>/<name>/aliases.json
+    <root>/<name>/unloaded.json              the versions that are kept from being served
 
 What is read is verified: names are plain, nothing leads out of its folder, and signature and digest are compared
 before any byte of a manifest or an artifact is parsed. What is written appears whole or not at all.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -30,12 +33,14 @@ from backend.model_service.signatures import (
     dump_signature,
     message_of,
 )
+from backend.model_service.unloaded import dump_versions, parse_versions
 
 _MANIFEST: Final = "manifest.json"
 _ALIASES: Final = "aliases.json"
+_UNLOADED: Final = "unloaded.json"
+_LOCK: Final = ".lock"
 _MAX_ALIASES_BYTES: Final = 1024 * 1024
 _MAX_ARTIFACT_BYTES: Final = 4 * 1024**3
-
 
 Fingerprint: TypeAlias = frozenset[tuple[str, int, int, int]]
 """The files of a version: name, inode, size, and time of change in ns."""
@@ -128,15 +133,17 @@ class ModelRepository:
         Raises:
             ModelRefused: the file is damaged.
         """
-        path = self._root / name / _ALIASES
-        try:
-            if path.stat().st_size > _MAX_ALIASES_BYTES:
-                raise ModelRefused(f"The aliases file is larger than {_MAX_ALIASES_BYTES} bytes.")
-            return parse_aliases(path.read_bytes())
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise ModelRefused("The aliases file cannot be read.") from error
+        data = self._read_beside(name, _ALIASES, "aliases file")
+        return {} if data is None else parse_aliases(data)
+
+    def unloaded(self, name: str) -> frozenset[str]:
+        """Read which versions of a model are kept from being served until they are loaded again.
+
+        Raises:
+            ModelRefused: the file is damaged.
+        """
+        data = self._read_beside(name, _UNLOADED, "file of unloaded versions")
+        return frozenset() if data is None else parse_versions(data)
 
     def publish(self, manifest: Manifest, artifact: bytes, runner_artifact: bytes | None = None) -> None:
         """Write a new version: readers see all of it or none.
@@ -172,16 +179,44 @@ class ModelRepository:
         manifest = self._read(name, version, _MANIFEST, MAX_MANIFEST_BYTES, "manifest")
         _replace(self._root / name / version / SIGNATURE, dump_signature(sign(message_of(manifest))))
 
-    def set_alias(self, name: str, alias: str, targets: Sequence[WeightedVersion]) -> None:
+    def set_alias(
+        self, name: str, alias: str, targets: Sequence[WeightedVersion], *, existing_only: bool = False
+    ) -> None:
         """Point an alias at versions, or at none to remove it, leaving the other aliases as they are.
 
         Raises:
-            ModelRefused: the file that is there is damaged.
+            ModelRefused: the file that is there is damaged, or with ``existing_only`` there is no such version, or it
+                is unloaded.
         """
-        aliases = self.aliases(name) | {alias: tuple(targets)}
-        _replace(
-            self._root / name / _ALIASES, dump_aliases({name: targets for name, targets in aliases.items() if targets})
-        )
+        with self._changing(name):
+            if existing_only:
+                for target in targets:
+                    self._require(name, target.version, unused=False)
+            aliases = self.aliases(name) | {alias: tuple(targets)}
+            kept = {alias: targets for alias, targets in aliases.items() if targets}
+            _replace(self._root / name / _ALIASES, dump_aliases(kept))
+
+    def set_unloaded(self, name: str, version: str, *, unloaded: bool) -> None:
+        """Keep a version from being served, or let it be served again.
+
+        Raises:
+            ModelRefused: there is none, an alias points at it, or a file that is there is damaged.
+        """
+        with self._changing(name):
+            if unloaded:
+                self._require(name, version, unused=True)
+            others = self.unloaded(name) - {version}
+            now = others | {version} if unloaded else others
+            _replace(self._root / name / _UNLOADED, dump_versions(sorted(now)))
+
+    @contextmanager
+    def _changing(self, name: str) -> Iterator[None]:
+        """Change a model's files alone: other threads, processes and machines that ask for the same wait."""
+        if not (self._root / name).is_dir():
+            raise ModelRefused(f"There is no model {name}.")
+        with (self._root / name / _LOCK).open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+            yield
 
     def remove(self, name: str, version: str) -> None:
         """Remove a version: readers see all of it or none.
@@ -189,14 +224,31 @@ class ModelRepository:
         Raises:
             ModelRefused: there is none, or an alias points at it.
         """
+        with self._changing(name):
+            self._require(name, version, unused=True)
+            leaving = Path(tempfile.mkdtemp(prefix=".leaving-", dir=self._root / name))
+            (self._root / name / version).rename(leaving / version)
+        shutil.rmtree(leaving)
+
+    def _require(self, name: str, version: str, *, unused: bool) -> None:
         if version not in self.versions(name):
             raise ModelRefused(f"{name} has no version {version}.")
-        for alias, targets in self.aliases(name).items():
+        if not unused and version in self.unloaded(name):
+            raise ModelRefused(f"Version {version} is unloaded.")
+        for alias, targets in self.aliases(name).items() if unused else ():
             if version in {target.version for target in targets}:
                 raise ModelRefused(f"The alias {alias} points at version {version}.")
-        leaving = Path(tempfile.mkdtemp(prefix=".leaving-", dir=self._root / name))
-        (self._root / name / version).rename(leaving / version)
-        shutil.rmtree(leaving)
+
+    def _read_beside(self, name: str, file_name: str, what: str) -> bytes | None:
+        path = self._root / name / file_name
+        try:
+            if path.stat().st_size > _MAX_ALIASES_BYTES:
+                raise ModelRefused(f"The {what} is larger than {_MAX_ALIASES_BYTES} bytes.")
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise ModelRefused(f"The {what} cannot be read.") from error
 
     def _compared(self, manifest: Manifest, file_name: str, sha256: str, what: str) -> bytes:
         data = self._read(manifest.name, manifest.version, file_name, self._max_artifact_bytes, what)

@@ -4,9 +4,10 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
-from typing import Any, Final
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
 
-from backend.domain.errors import ModelUnavailable, Overloaded, SchemaMismatch
+from backend.domain.errors import ConcurrencyExceeded, ModelUnavailable, Overloaded, SchemaMismatch
 from backend.domain.models import ModelInfo, OutputOptions, Task
 from backend.model_service.answers import AnswerWriter
 from backend.model_service.artifacts import load_artifact
@@ -15,10 +16,15 @@ from backend.model_service.errors import ModelRefused
 from backend.model_service.lane import Execute, LaneKey
 from backend.model_service.lanes import Lanes
 from backend.model_service.manifest import Manifest, Row
+from backend.model_service.meters import ModelMeter, SilentMetrics
 from backend.model_service.rebuilt import rebuild_runner
 from backend.model_service.repository import ModelRepository
 from backend.model_service.runners import Runner, class_labels, label_name
+from backend.services.ports.metrics import Metrics
 from backend.services.ports.models import EncodedRows
+
+if TYPE_CHECKING:
+    from backend.model_service.shadows import Shadow
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +39,13 @@ class LoadedModel:
     """Serves one version. Stateless but for its lanes: any number of callers share it."""
 
     def __init__(
-        self, manifest: Manifest, encoder: RowEncoder, runner: Runner, writer: AnswerWriter, lanes: Lanes
+        self,
+        manifest: Manifest,
+        encoder: RowEncoder,
+        runner: Runner,
+        writer: AnswerWriter,
+        lanes: Lanes,
+        metrics: Metrics | None = None,
     ) -> None:
         self._manifest = manifest
         self._info = manifest.info()
@@ -47,6 +59,10 @@ class LoadedModel:
             for options in (OutputOptions(), _WITHOUT_PROBABILITIES)
         }
         self._is_retired = False
+        self._meter = ModelMeter.of(
+            metrics or SilentMetrics(), model=self._info.name, version=self._info.version, runner=self._info.runner
+        )
+        self.shadow: Shadow | None = None
 
     @property
     def info(self) -> ModelInfo:
@@ -78,22 +94,36 @@ class LoadedModel:
         """
         if not isinstance(rows, TypedRows) or rows.encoder is not self._encoder:
             raise ValueError("the rows were encoded for another model")
+        started_s = perf_counter()
         wanted = [rows.rows[index] for index in indices]
         # A regressor has no probabilities, so asking for them must not split its batches.
         key, execute = self._by_options[options if self._classifies else _WITHOUT_PROBABILITIES]
         if len(wanted) * self._manifest.runner.one_row_us < INLINE_BELOW_US:
-            return self._run_inline(execute, wanted)
-        spellings = [rows.canonical(index) for index in indices]
-        try:
-            return await self._lanes.submit(key, execute, wanted, spellings, share=share)
-        finally:
-            if self._is_retired:
-                self._lanes.retire([key])
+            answers = self._run_inline(execute, wanted)
+        else:
+            answers = await self._run_in_lane(key, execute, wanted, [rows.canonical(index) for index in indices], share)
+        meter = self._meter
+        meter.seconds.observe(perf_counter() - started_s)
+        meter.rows.add(len(wanted))
+        if self.shadow is not None:
+            self.shadow.offer(wanted, key.options, answers)
+        return answers
+
+    def count_runner(self) -> None:
+        """Say which runner serves it; of a version that was replaced by itself, the new one speaks last."""
+        self._meter.runner.set(1)
 
     def retire(self) -> None:
         """Let go of its lanes as soon as they are empty: it was replaced. Who holds it still is answered."""
         self._is_retired = True
+        self.shadow = None
+        self._meter.runner.set(0)
         self._lanes.retire([key for key, _ in self._by_options.values()])
+
+    def compute(self, rows: Sequence[Row], options: OutputOptions) -> Sequence[bytes]:
+        """Predict on the calling thread, for nobody in particular; what it raises is the caller's to handle."""
+        _, execute = self._by_options[options if self._classifies else _WITHOUT_PROBABILITIES]
+        return execute(rows)
 
     def warm_up(self) -> None:
         """Predict the manifest's sample rows, so that the first caller does not pay for lazy work.
@@ -112,12 +142,29 @@ class LoadedModel:
         except Exception as error:
             raise ModelRefused(f"The model fails on its own sample rows ({type(error).__name__}).") from error
 
+    async def _run_in_lane(
+        self, key: LaneKey, execute: Execute, rows: Sequence[Row], spellings: Sequence[bytes], share: str
+    ) -> list[bytes]:
+        try:
+            return await self._lanes.submit(key, execute, rows, spellings, share=share, meter=self._meter)
+        except (Overloaded, ConcurrencyExceeded):
+            self._meter.shed.add()
+            raise
+        except ModelUnavailable:
+            self._meter.errors.add()
+            raise
+        finally:
+            if self._is_retired:
+                self._lanes.retire([key])
+
     def _run_inline(self, execute: Execute, rows: Sequence[Row]) -> list[bytes]:
         if not self._lanes.is_serving():
+            self._meter.shed.add()
             raise Overloaded("The service is not taking predictions at the moment.", retry_after_s=1)
         try:
             return list(execute(rows))
         except Exception as error:  # noqa: BLE001 - foreign code
+            self._meter.errors.add()
             logger.warning("model %s failed on a row: %s", self.lane_name, type(error).__name__)
             raise ModelUnavailable("The model failed on these rows.") from None
 
@@ -131,7 +178,14 @@ def _execute(runner: Runner, writer: AnswerWriter, options: OutputOptions) -> Ex
 
 
 def load_model(
-    repository: ModelRepository, name: str, version: str, lanes: Lanes, *, allow_pickle: bool, max_rows: int
+    repository: ModelRepository,
+    name: str,
+    version: str,
+    lanes: Lanes,
+    *,
+    allow_pickle: bool,
+    max_rows: int,
+    metrics: Metrics | None = None,
 ) -> LoadedModel:
     """Load one version from its folder and warm it up. Blocking.
 
@@ -140,13 +194,20 @@ def load_model(
     """
     manifest = repository.manifest(name, version)
     model = load_artifact(repository.artifact(manifest), manifest.format, allow_pickle=allow_pickle)
-    loaded = assemble(manifest, model, lanes, max_rows=max_rows, runner_artifact=repository.runner_artifact(manifest))
+    graph = repository.runner_artifact(manifest)
+    loaded = assemble(manifest, model, lanes, max_rows=max_rows, runner_artifact=graph, metrics=metrics)
     loaded.warm_up()
     return loaded
 
 
 def assemble(
-    manifest: Manifest, model: Any, lanes: Lanes, *, max_rows: int, runner_artifact: bytes | None = None
+    manifest: Manifest,
+    model: Any,
+    lanes: Lanes,
+    *,
+    max_rows: int,
+    runner_artifact: bytes | None = None,
+    metrics: Metrics | None = None,
 ) -> LoadedModel:
     """Put a fitted model behind its manifest.
 
@@ -161,4 +222,4 @@ def assemble(
     except ValueError as error:
         raise ModelRefused("A category in the manifest is not of its feature's type.") from error
     runner, choice = rebuild_runner(manifest, model, encoder, runner_artifact)
-    return LoadedModel(replace(manifest, runner=choice), encoder, runner, AnswerWriter(classes), lanes)
+    return LoadedModel(replace(manifest, runner=choice), encoder, runner, AnswerWriter(classes), lanes, metrics)

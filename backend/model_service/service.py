@@ -13,10 +13,13 @@ from backend.model_service.encoding import DEFAULT_MAX_ROWS
 from backend.model_service.fitted import one_native_thread
 from backend.model_service.lanes import LaneLimits, Lanes
 from backend.model_service.loading import Loader
-from backend.model_service.repository import ModelRepository
+from backend.model_service.meters import ShadowMeter, SilentMetrics
+from backend.model_service.repository import ModelRepository, version_order
 from backend.model_service.served import LoadedModel
+from backend.model_service.shadows import Shadow, ShadowWorker
 from backend.model_service.shelf import Shelf
 from backend.model_service.signatures import IsSigned
+from backend.services.ports.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -24,12 +27,18 @@ logger = logging.getLogger(__name__)
 class ModelService:
     """A :class:`ModelCatalog` and a :class:`HealthProbe` over a folder of models."""
 
-    def __init__(self, shelves: dict[str, Shelf], lanes: Lanes, loader: Loader) -> None:
+    def __init__(
+        self, shelves: dict[str, Shelf], lanes: Lanes, loader: Loader, *, metrics: Metrics | None = None
+    ) -> None:
         self._shelves = shelves
         self._lanes = lanes
+        self._metrics = metrics or SilentMetrics()
+        self._shadows = ShadowWorker(prepare_thread=one_native_thread)
+        self._asked: set[asyncio.Task[None]] = set()
         self._loader = loader
         self._refreshing = asyncio.Lock()
         self._folder_is_readable = True
+        self._cast_shadows()
 
     @classmethod
     async def open(
@@ -40,6 +49,7 @@ class ModelService:
         max_rows: int = DEFAULT_MAX_ROWS,
         limits: LaneLimits | None = None,
         is_signed: IsSigned | None = None,
+        metrics: Metrics | None = None,
     ) -> Self:
         """Load and warm every version below ``root``, then serve. One that fails does not stop the others.
 
@@ -49,15 +59,22 @@ class ModelService:
             max_rows: the most rows of one request.
             limits: bounds of the queues.
             is_signed: checks a manifest's signature; without it, none is asked for.
+            metrics: where each version is counted; without it, nowhere.
         """
         limits = limits or LaneLimits()
         if not max_rows <= limits.max_share_rows <= limits.max_waiting_rows:
             raise ValueError("a request's rows must fit a share's queue, and a share's queue must fit the whole")
         lanes = Lanes(limits, prepare_thread=one_native_thread)
-        loader = Loader(ModelRepository(root, is_signed=is_signed), lanes, allow_pickle=allow_pickle, max_rows=max_rows)
+        loader = Loader(
+            ModelRepository(root, is_signed=is_signed),
+            lanes,
+            allow_pickle=allow_pickle,
+            max_rows=max_rows,
+            metrics=metrics,
+        )
         shelves = await asyncio.to_thread(loader.load, {})
         lanes.start()
-        return cls(shelves, lanes, loader)
+        return cls(shelves, lanes, loader, metrics=metrics)
 
     async def refresh(self) -> None:
         """Take over what has changed in the folder since; whoever composes the service calls it every few seconds.
@@ -80,6 +97,13 @@ class ModelService:
             for loaded in shelf.versions.values():
                 if id(loaded) not in kept:
                     loaded.retire()
+        self._cast_shadows()
+
+    def refresh_soon(self) -> None:
+        """Take over what has changed without waiting for the next turn: this process itself has changed it."""
+        task = asyncio.create_task(self.refresh())
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
 
     @property
     def loads(self) -> int:
@@ -109,6 +133,7 @@ class ModelService:
                 aliases={alias: main_version(targets) for alias, targets in shelf.aliases.items()},
                 default_version=shelf.default_version(),
                 failed=dict(shelf.failed),
+                unloaded=tuple(sorted(shelf.unloaded, key=version_order, reverse=True)),
             )
             for name, shelf in self._shelves.items()
         )
@@ -126,7 +151,24 @@ class ModelService:
 
     async def aclose(self) -> None:
         """Refuse new rows, finish what is queued, stop the worker; within a bound."""
+        if self._asked:
+            await asyncio.gather(*self._asked, return_exceptions=True)
+        self._shadows.close()
         await self._lanes.aclose()
+
+    def _cast_shadows(self) -> None:
+        """Give each version of a model its model's shadow target, and say which runner is in use."""
+        for name, shelf in self._shelves.items():
+            target = shelf.shadow()
+            for version, loaded in shelf.versions.items():
+                loaded.count_runner()
+                if target is None or loaded is target:
+                    loaded.shadow = None
+                elif loaded.shadow is None or loaded.shadow.target is not target:
+                    label = f"{name}@{target.info.version}"
+                    names = [feature.name for feature in loaded.info.inputs]
+                    meter = ShadowMeter.of(self._metrics, model=name, version=version, shadow=target.info.version)
+                    loaded.shadow = Shadow(target, names=names, label=label, meter=meter, worker=self._shadows)
 
     def _health(self, name: str, shelf: Shelf, stuck: frozenset[str]) -> ResourceHealth:
         line = f"model:{name}"

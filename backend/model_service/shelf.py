@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 
 from backend.domain.errors import ModelNotFound, ModelUnavailable
-from backend.model_service.aliases import STABLE, Aliases, version_for
+from backend.model_service.aliases import SHADOW, STABLE, Aliases, version_for
 from backend.model_service.served import LoadedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shelf:
-    """One model: its versions newest first, those that failed with their reasons, and its aliases.
+    """One model: its versions newest first, those that failed with their reasons, those unloaded, and its aliases.
 
     A version may be in both: what was loaded before serves on where its replacement failed. Aliases are known where
     they were read once, even if the file is damaged now.
@@ -17,6 +17,9 @@ class Shelf:
 
     versions: dict[str, LoadedModel]
     failed: dict[str, str]
+    unloaded: frozenset[str] = frozenset()
+    unloaded_is_known: bool = True
+    unloaded_fault: str | None = None
     aliases: Aliases = field(default_factory=dict)
     aliases_are_known: bool = True
     aliases_fault: str | None = None
@@ -32,8 +35,16 @@ class Shelf:
         loaded = self.versions.get(version)
         if loaded is None:
             # Not the reason: it is the operator's, and stands in the health and the summary.
-            raise ModelUnavailable("This version of the model could not be loaded.")
+            raise ModelUnavailable(
+                "This version of the model is not loaded at the moment."
+                if version in self.unloaded
+                else "This version of the model could not be loaded."
+            )
         return loaded
+
+    def shadow(self) -> LoadedModel | None:
+        """Return the version that gets the rows of the others as well, where there is one that serves."""
+        return self.versions.get(self.aliases[SHADOW][0].version) if SHADOW in self.aliases else None
 
     def default_version(self) -> str | None:
         """Which version a bare name means; None where it cannot be served."""
@@ -45,8 +56,7 @@ class Shelf:
     def faults(self) -> list[str]:
         """What an operator has to repair, without paths."""
         found = [f"version {version}: {reason}" for version, reason in self.failed.items()]
-        if self.aliases_fault is not None:
-            found.append(self.aliases_fault)
+        found += [fault for fault in (self.aliases_fault, self.unloaded_fault) if fault is not None]
         found += [
             f"alias {alias} points at version {target.version}, which does not serve"
             for alias, targets in self.aliases.items()
@@ -56,7 +66,7 @@ class Shelf:
         return found
 
     def _version(self, selector: str | None, caller_label: str) -> str:
-        if selector is not None and (selector in self.versions or selector in self.failed):
+        if selector is not None and (selector in self.versions or selector in self.failed or selector in self.unloaded):
             return selector
         if not self.aliases_are_known:
             # Guessing here could serve a version that the operator took back.

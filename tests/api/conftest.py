@@ -5,6 +5,7 @@ One application of each shape serves a whole run; each test makes tenants of its
 
 import itertools
 import secrets
+import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -216,13 +217,21 @@ async def running(settings: Settings, shape: str, clock: Clock | None = None) ->
             yield World(app, client, shape, transport)
 
 
+def own_models(folder: Path) -> Path:
+    """Return a copy of the demo models that an application may change."""
+    models = folder / "models"
+    if not models.exists():
+        shutil.copytree(cached_demo_models(), models)
+    return models
+
+
 def embedded_settings(folder: Path, **changes: Any) -> Settings:
     """Return settings of the embedded shape, with its state in a folder."""
     return Settings(
         **{
             "environment": "production",
             "database_url": f"sqlite+aiosqlite:///{folder / 'forecourt.db'}",
-            "models": cached_demo_models(),
+            **({} if "models" in changes else {"models": own_models(folder)}),
             "mail_folder": folder / "mail",
             # One test may call often, and some tests share an address.
             "login_rate": "1000000/minute",

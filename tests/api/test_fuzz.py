@@ -76,6 +76,7 @@ async def furnished(portal: BlockingPortal, world: World) -> Target:
         "key_id": tenant.test.id,
         "model": "iris",
         "version": "1",
+        "alias": "stable",
         "member_id": await first("/v1/members"),
         "session_id": await first("/v1/me/sessions"),
         "invitation_id": await made("/v1/invitations", {"email": "guest@fuzz.example", "role": "viewer"}),

@@ -70,6 +70,11 @@ PUT    /v1/admin/tenants/{tenant_id}/subscription       admin           operator
 POST   /v1/admin/plans                                  admin           operator
 GET    /v1/admin/plans                                  admin           operator
 GET    /v1/admin/plans/{plan_id}                        admin           operator
+GET    /v1/admin/models/{model}/aliases                 admin           operator
+PUT    /v1/admin/models/{model}/aliases/{alias}         admin           operator
+DELETE /v1/admin/models/{model}/aliases/{alias}         admin           operator
+POST   /v1/admin/models/{model}/versions/{version}/load    admin        operator
+POST   /v1/admin/models/{model}/versions/{version}/unload  admin        operator
 
 GET    /v1/me                                           people          owner admin developer billing viewer operator billing_reader
 POST   /v1/me/password                                  people          owner admin developer billing viewer operator billing_reader

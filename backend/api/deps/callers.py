@@ -232,6 +232,7 @@ ModelsReader = Annotated[
     Caller | PlatformCaller,
     Depends(RequireScopeAnywhere(tenant=Scope.MODELS_READ, platform=Scope.MODELS_READ)),
 ]
+PlatformAdmin = Annotated[PlatformCaller, Depends(RequirePlatformScope(Scope.ADMIN))]
 AuditReader = Annotated[Caller, Depends(RequireScope(Scope.AUDIT_READ))]
 UsageReaderCaller = Annotated[Caller, Depends(RequireScope(Scope.USAGE_READ))]
 EventsReaderCaller = Annotated[

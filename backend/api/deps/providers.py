@@ -18,6 +18,7 @@ from backend.services.ports import (
     LoginThrottle,
     Metrics,
     ModelCatalog,
+    ModelRollouts,
     OpaqueTokens,
     OutboundHttp,
     Outbox,
@@ -71,6 +72,11 @@ def get_usage_reader(request: Request) -> UsageReader:
 def get_catalog(request: Request) -> ModelCatalog:
     """Return the shared model service."""
     return get_resources(request).catalog
+
+
+def get_model_rollouts(request: Request) -> ModelRollouts:
+    """Return what decides which versions are served."""
+    return get_resources(request).rollouts
 
 
 def get_key_directory(request: Request) -> KeyDirectory:

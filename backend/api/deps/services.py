@@ -17,6 +17,7 @@ from backend.api.deps.providers import (
     get_ledger,
     get_login_throttle,
     get_mailed_tokens,
+    get_model_rollouts,
     get_opaque_tokens,
     get_outbox,
     get_password_hasher,
@@ -39,6 +40,7 @@ from backend.services.people import PeopleService
 from backend.services.plans import PlanService
 from backend.services.predictions import PredictionService
 from backend.services.reauthentication import Reauthentication
+from backend.services.rollouts import RolloutService
 from backend.services.service_accounts import ServiceAccountService
 from backend.services.sessions import SessionService
 from backend.services.sign_up import SignUpService
@@ -229,6 +231,11 @@ async def get_limits_service(request: Request) -> LimitsService:
     return LimitsService(admission=provided(request, get_admission))
 
 
+async def get_rollout_service(request: Request, unit: UnitDep) -> RolloutService:
+    """Return the rollout service in the request's unit of work."""
+    return RolloutService(unit=unit, rollouts=provided(request, get_model_rollouts))
+
+
 LimitsServiceDep = Annotated[LimitsService, Depends(get_limits_service)]
 AuditServiceDep = Annotated[AuditService, Depends(get_audit_service)]
 ApiKeyServiceDep = Annotated[ApiKeyService, Depends(get_api_key_service)]
@@ -244,6 +251,7 @@ SignUpServiceDep = Annotated[SignUpService, Depends(get_sign_up_service)]
 PlanServiceDep = Annotated[PlanService, Depends(get_plan_service)]
 SubscriptionServiceDep = Annotated[SubscriptionService, Depends(get_subscription_service)]
 TenantServiceDep = Annotated[TenantService, Depends(get_tenant_service)]
+RolloutServiceDep = Annotated[RolloutService, Depends(get_rollout_service)]
 PeopleServiceDep = Annotated[PeopleService, Depends(get_people_service)]
 TokenServiceDep = Annotated[TokenService, Depends(get_token_service)]
 UsageServiceDep = Annotated[UsageService, Depends(get_usage_service)]

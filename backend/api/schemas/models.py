@@ -77,6 +77,7 @@ class ModelOut(Out):
     metrics: dict[str, float]
     versions: list[ModelVersionOut]
     unavailable_versions: list[str]
+    unloaded_versions: list[str]
 
     @classmethod
     def of(cls, summary: ModelSummary) -> "ModelOut":
@@ -93,4 +94,5 @@ class ModelOut(Out):
             metrics=default.metrics if default else {},
             versions=versions,
             unavailable_versions=sorted(summary.failed),
+            unloaded_versions=list(summary.unloaded),
         )

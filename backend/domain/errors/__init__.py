@@ -74,6 +74,7 @@ from backend.domain.errors.requests import (
     RotationInProgress,
     SchemaMismatch,
     UnsupportedEncoding,
+    VersionInUse,
     WeakPassword,
 )
 
@@ -130,5 +131,6 @@ __all__ = [
     "Unavailable",
     "UnsupportedEncoding",
     "UrlNotAllowed",
+    "VersionInUse",
     "WeakPassword",
 ]

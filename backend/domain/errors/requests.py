@@ -118,6 +118,14 @@ class IdempotencyInProgress(Conflict):
     default_detail = "A request with this Idempotency-Key is still running."
 
 
+class VersionInUse(Conflict):
+    """A version of a model that an alias points at stays."""
+
+    code = "version-in-use"
+    title = "Version in use"
+    default_detail = "An alias points at this version. Point it elsewhere first."
+
+
 class LastOwner(Conflict):
     """A tenant without an owner could never be governed again."""
 

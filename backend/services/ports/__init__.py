@@ -8,6 +8,7 @@ Ledger               usage events, durable on return            db
 UsageReader          what the ledger holds                      db
 UsageRollups         sums by the hour, derived from it          db
 ModelCatalog         the shared model service                   model_service
+ModelRollouts        which versions are served, and as what     model_service
 Store                opens units of work                        db
 UnitOfWork           one transaction and its repositories       db
 KeyDirectory         an API key with all that applies to it     db, memory (a cache before it)
@@ -50,7 +51,7 @@ from backend.services.ports.identity import (
 from backend.services.ports.mail import Mailer, Outbox
 from backend.services.ports.metering import Ledger, UsageReader, UsageRollups
 from backend.services.ports.metrics import Counter, Gauge, Histogram, Metrics
-from backend.services.ports.models import EncodedRows, ModelCatalog, ServedModel
+from backend.services.ports.models import EncodedRows, ModelCatalog, ModelRollouts, ServedModel
 from backend.services.ports.outbound import OutboundAnswer, OutboundHttp, Resolver
 from backend.services.ports.store import (
     ApiKeys,
@@ -94,6 +95,7 @@ __all__ = [
     "Memberships",
     "Metrics",
     "ModelCatalog",
+    "ModelRollouts",
     "OpaqueTokens",
     "OutboundAnswer",
     "OutboundHttp",

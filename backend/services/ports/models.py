@@ -1,6 +1,6 @@
 """The shared model service, as predictions see it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from backend.domain.models import ModelInfo, ModelRef, ModelSummary, OutputOptions
@@ -50,6 +50,51 @@ class ServedModel(Protocol):
             ConcurrencyExceeded: this share has too many rows waiting.
             Overloaded: the queue is full or closed.
             ModelUnavailable: the model failed on these rows.
+        """
+        ...
+
+
+class ModelRollouts(Protocol):
+    """Which versions are served, and what the aliases mean. A change reaches every replica within seconds.
+
+    Every method raises ``ModelNotFound`` where there is no such model, and ``ModelUnavailable`` where what is kept of
+    it is damaged or cannot be written.
+    """
+
+    async def aliases(self, model: str) -> dict[str, dict[str, int]]:
+        """Return a model's aliases: of each, the versions and their weights."""
+        ...
+
+    async def unloaded(self, model: str) -> frozenset[str]:
+        """Return the versions that are kept from being served."""
+        ...
+
+    async def set_alias(self, model: str, alias: str, targets: Mapping[str, int]) -> None:
+        """Point an alias at versions, each with its weight; the other aliases stay.
+
+        Raises:
+            Invalid: no such version, one that is unloaded, or no way to name an alias.
+        """
+        ...
+
+    async def remove_alias(self, model: str, alias: str) -> None:
+        """Take an alias away; one that is not there is no mistake."""
+        ...
+
+    async def load(self, model: str, version: str) -> None:
+        """Let a version be served again.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        ...
+
+    async def unload(self, model: str, version: str) -> None:
+        """Keep a version from being served, until it is loaded again.
+
+        Raises:
+            ModelNotFound: there is none.
+            VersionInUse: an alias points at it.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 from base64 import b64encode
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from sklearn.linear_model import LinearRegression
 from typer.testing import CliRunner, Result
 
+from backend.adapters.db.migrations import upgrade
 from backend.cli.models import app
 from backend.model_service.aliases import WeightedVersion
 from backend.model_service.artifacts import dump_artifact
@@ -27,7 +29,13 @@ class Operator:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.models = folder / "models"
-        self.environment = {"FORECOURT_ENVIRONMENT": "demo", "FORECOURT_MODELS": str(self.models)}
+        database = f"sqlite+aiosqlite:///{folder / 'forecourt.db'}"
+        upgrade(database)
+        self.environment = {
+            "FORECOURT_ENVIRONMENT": "demo",
+            "FORECOURT_MODELS": str(self.models),
+            "FORECOURT_DATABASE_URL": database,
+        }
         data = np.arange(30.0).reshape(10, 3)
         (folder / "prices.skops").write_bytes(
             dump_artifact(LinearRegression().fit(data, data.sum(axis=1)), ArtifactFormat.SKOPS)
@@ -43,6 +51,12 @@ class Operator:
         return self(
             "add", f"{self.folder}/prices.skops", "--name", "prices", "--sample", f"{self.folder}/rows.csv", *options
         )
+
+    def recorded(self) -> list[tuple[str, str, str]]:
+        """The audit log of the platform: who did what to what."""
+        with sqlite3.connect(self.folder / "forecourt.db") as connection:
+            query = "SELECT actor_kind, action, target_id FROM audit_log WHERE tenant_id = 'platform' ORDER BY sequence"
+            return list(connection.execute(query))
 
     def key(self, name: str = "release") -> tuple[Path, str]:
         """A new private key as a file, and its public key as a server is told it."""
@@ -172,11 +186,13 @@ def test_an_alias_is_set_weighted_and_removed(operator: Operator) -> None:
     ("arguments", "reason"),
     [
         (["prices", "7", "1"], "not a number"),
-        (["prices", "stable", "9"], "no version 9"),
+        (["prices", "stable", "9"], "a version that the model does not have"),
+        (["prices", "shadow", "1", "2"], "Must be one version"),
+        (["prices", "nothing", "--remove"], "no such alias"),
         (["prices", "stable", "1=0"], "above zero"),
         (["prices", "stable"], "Name the versions"),
         (["prices", "stable", "1", "--remove"], "Name the versions"),
-        (["costs", "stable", "1"], "no model costs"),
+        (["costs", "stable", "1"], "no such model"),
     ],
 )
 def test_a_wrong_alias_is_refused(operator: Operator, arguments: list[str], reason: str) -> None:
@@ -191,5 +207,60 @@ def test_a_version_is_removed_unless_an_alias_points_at_it(operator: Operator) -
     assert refused.exit_code == 1
     assert "alias stable points at version 1" in refused.stderr
     assert operator("remove", "prices", "2").exit_code == 0
-    assert [path.name for path in sorted((operator.models / "prices").iterdir())] == ["1", "aliases.json"]
+    assert [path.name for path in sorted((operator.models / "prices").iterdir())] == [".lock", "1", "aliases.json"]
     assert operator("remove", "prices", "2").exit_code == 1
+
+
+def test_a_version_is_unloaded_and_loaded_again(operator: Operator) -> None:
+    assert operator("unload", "prices", "2").exit_code == 0
+    listed = json.loads(operator("list", "--json").stdout)
+    assert {row["version"]: row["problem"] for row in listed} == {"1": "", "2": "unloaded"}
+    refused = operator("alias", "prices", "stable", "2")
+    assert refused.exit_code == 1
+    assert "unloaded" in refused.stderr
+    assert operator("load", "prices", "2").exit_code == 0
+    assert ModelRepository(operator.models).unloaded("prices") == frozenset()
+    operator("alias", "prices", "stable", "2")
+    assert "An alias points at this version" in operator("unload", "prices", "2").stderr
+    assert operator("unload", "prices", "9").exit_code == 1
+
+
+def test_each_change_leaves_one_record_and_what_was_refused_leaves_none(operator: Operator) -> None:
+    before = [("operator", "model.added", "prices@1"), ("operator", "model.added", "prices@2")]
+    assert operator.recorded() == before
+    operator.add("--alias", "beta")
+    for command in (
+        ("alias", "prices", "stable", "1"),
+        ("alias", "prices", "stable", "1"),  # changes nothing
+        ("alias", "prices", "stable", "9"),  # is refused
+        ("unload", "prices", "1"),  # is refused
+        ("alias", "prices", "stable", "--remove"),
+        ("unload", "prices", "2"),
+        ("unload", "prices", "2"),  # changes nothing
+        ("load", "prices", "2"),
+        ("remove", "prices", "3"),  # is refused
+        ("remove", "prices", "2"),
+    ):
+        operator(*command)
+    assert operator.recorded()[2:] == [
+        ("operator", action, target)
+        for action, target in [
+            ("model.added", "prices@3"),
+            ("model-alias.set", "prices@beta"),
+            ("model-alias.set", "prices@stable"),
+            ("model-alias.removed", "prices@stable"),
+            ("model.unloaded", "prices@2"),
+            ("model.loaded", "prices@2"),
+            ("model.removed", "prices@2"),
+        ]
+    ]
+
+
+def test_nothing_is_changed_that_cannot_be_recorded(operator: Operator) -> None:
+    operator.environment["FORECOURT_DATABASE_URL"] = f"sqlite+aiosqlite:///{operator.folder / 'empty.db'}"
+    refused = operator("alias", "prices", "stable", "1")
+    assert refused.exit_code == 1
+    assert "migrate" in refused.stderr
+    assert operator.add().exit_code == 1
+    assert ModelRepository(operator.models).aliases("prices") == {}
+    assert ModelRepository(operator.models).versions("prices") == ("2", "1")

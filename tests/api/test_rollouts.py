@@ -1,0 +1,195 @@
+"""Rolling out over HTTP: the operator alone, every change recorded, in effect without a restart."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from backend.domain.scopes import PlatformRole, Role
+from tests.api.conftest import PASSWORD, World, embedded_settings, fresh_database, own_models, running
+from tests.api.test_predictions import problem
+
+pytestmark = pytest.mark.anyio
+
+BASE = "/v1/admin/models/iris"
+BOUND_S = 30.0
+
+
+def two_versions(folder: Path) -> Path:
+    """The demo models, with iris in a second version."""
+    models = own_models(folder)
+    (models / "iris" / "2").mkdir()
+    for file in (models / "iris" / "1").iterdir():
+        data = file.read_bytes()
+        if file.name == "manifest.json":
+            data = json.dumps(json.loads(data) | {"version": "2"}).encode()
+        (models / "iris" / "2" / file.name).write_bytes(data)
+    return models
+
+
+@pytest.fixture(params=["embedded", "server"])
+async def rolling(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    """An application on models of its own."""
+    options: dict[str, Any] = {"models": two_versions(tmp_path)}
+    if request.param == "server":
+        url = fresh_database(request.getfixturevalue("postgres_url"), "rollouts")
+        options |= {"database_url": url, "redis_url": request.getfixturevalue("redis_url"), "redis_timeout_s": 5.0}
+    async with running(embedded_settings(tmp_path, **options), f"rolling-{request.param}") as world:
+        yield world
+
+
+async def operator_of(world: World, role: PlatformRole = PlatformRole.OPERATOR) -> dict[str, str]:
+    email = f"{role}@{world.shape}.example"
+    async with world._unit() as (tenants, _):
+        await tenants.add_user(email=email, password=PASSWORD, platform_role=role)
+    return await world.log_in(email)
+
+
+def recorded(world: World) -> list[tuple[str, str, Any, Any]]:
+    query = (
+        "SELECT action, target_id, before, after FROM audit_log WHERE tenant_id = 'platform' "
+        "AND action LIKE 'model%' ORDER BY sequence"
+    )
+    return [
+        (action, target, *(json.loads(each) if isinstance(each, str) else each for each in states))
+        for action, target, *states in world.rows(query)
+    ]
+
+
+async def until_served(world: World, reference: str, version: str | None) -> None:
+    """Predict until a reference means a version, or none that serves."""
+    key = (await world.tenant()).live
+    with anyio.fail_after(BOUND_S):
+        while True:
+            answer = await world.predict(key, model=reference)
+            if answer.json().get("version") == version:
+                return
+            await anyio.sleep(0)
+
+
+async def test_an_alias_is_pointed_moved_shared_and_removed(rolling: World) -> None:
+    operator = await operator_of(rolling)
+    client = rolling.client
+
+    async def put(alias: str, body: dict[str, Any]) -> Any:
+        answer = await client.put(f"{BASE}/aliases/{alias}", json=body, headers=operator)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    assert await put("stable", {"target": "2"}) == {"model": "iris", "alias": "stable", "targets": {"2": 1}}
+    await until_served(rolling, "iris", "2")
+    await put("stable", {"target": "2"})
+    await put("canary", {"targets": {"1": 95, "2": 5}})
+    await put("shadow", {"target": "1"})
+    listed = (await client.get(f"{BASE}/aliases", headers=operator)).json()
+    assert {each["alias"]: each["targets"] for each in listed["data"]} == {
+        "stable": {"2": 1},
+        "canary": {"1": 95, "2": 5},
+        "shadow": {"1": 1},
+    }
+    assert (await client.delete(f"{BASE}/aliases/stable", headers=operator)).status_code == 204
+    assert problem(await client.delete(f"{BASE}/aliases/stable", headers=operator)) == (404, "model-not-found")
+    assert recorded(rolling) == [
+        ("model-alias.set", "iris@stable", {"1": 1}, {"2": 1}),
+        ("model-alias.set", "iris@canary", {}, {"1": 95, "2": 5}),
+        ("model-alias.set", "iris@shadow", {}, {"1": 1}),
+        ("model-alias.removed", "iris@stable", {"2": 1}, {}),
+    ]
+
+
+async def test_a_version_is_unloaded_and_loaded_again(rolling: World) -> None:
+    operator = await operator_of(rolling)
+    client, tenant = rolling.client, await rolling.tenant()
+    refused = await client.post(f"{BASE}/versions/1/unload", headers=operator)
+    assert problem(refused) == (409, "version-in-use"), "stable points at it"
+    for _ in range(2):
+        answer = await client.post(f"{BASE}/versions/2/unload", headers=operator)
+        assert (answer.status_code, answer.json()) == (200, {"model": "iris", "version": "2", "loaded": False})
+    await until_served(rolling, "iris@2", None)
+    answer = await rolling.predict(tenant.live, model="iris@2")
+    assert problem(answer) == (503, "model-unavailable")
+    assert (await rolling.predict(tenant.live, model="iris")).json()["version"] == "1"
+    model = (await client.get("/v1/models/iris", headers=operator)).json()
+    assert (model["unloaded_versions"], model["unavailable_versions"]) == (["2"], [])
+    assert [each["version"] for each in model["versions"]] == ["1"]
+    ready = await client.get("/readyz")
+    assert {line["name"]: line["status"] for line in ready.json()["resources"]}["model:iris"] == "ok"
+    assert (await client.post(f"{BASE}/versions/2/load", headers=operator)).json()["loaded"] is True
+    await until_served(rolling, "iris@2", "2")
+    assert recorded(rolling) == [("model.unloaded", "iris@2", {}, {}), ("model.loaded", "iris@2", {}, {})]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "pointer"),
+    [
+        ("iris/aliases/stable", {}, 422, None),
+        ("iris/aliases/stable", {"target": "1", "targets": {"1": 1}}, 422, None),
+        ("iris/aliases/stable", {"target": "9"}, 422, "/targets"),
+        ("iris/aliases/stable", {"target": 1}, 422, "/target"),
+        ("iris/aliases/stable", {"targets": {"1": 0}}, 422, "/targets/1"),
+        ("iris/aliases/stable", {"targets": {"1": 1.5}}, 422, "/targets/1"),
+        ("iris/aliases/stable", {"targets": {}}, 422, "/targets"),
+        ("iris/aliases/stable", {"target": "../1"}, 422, "/target"),
+        ("iris/aliases/stable", {"target": "1", "weight": 3}, 422, ""),
+        ("iris/aliases/7", {"target": "1"}, 422, "/path/alias"),
+        ("iris/aliases/shadow", {"targets": {"1": 1, "2": 1}}, 422, "/targets"),
+        ("nothing/aliases/stable", {"target": "1"}, 404, None),
+    ],
+)
+async def test_what_cannot_be_is_refused_with_its_place_and_changes_nothing(
+    rolling: World, path: str, body: dict[str, Any], status: int, pointer: str | None
+) -> None:
+    answer = await rolling.client.put(f"/v1/admin/models/{path}", json=body, headers=await operator_of(rolling))
+    assert answer.status_code == status, answer.text
+    if pointer is not None:
+        assert [each["pointer"] for each in answer.json()["errors"]] == [pointer]
+    assert recorded(rolling) == []
+
+
+async def test_404_for_versions_and_models_that_there_are_not(rolling: World) -> None:
+    operator = await operator_of(rolling)
+    for path in ("iris/versions/9", "nothing/versions/1", "iris/versions/..%2F1"):
+        for what in ("load", "unload"):
+            answer = await rolling.client.post(f"/v1/admin/models/{path}/{what}", headers=operator)
+            assert problem(answer)[0] == 404, answer.text
+    assert problem(await rolling.client.get("/v1/admin/models/nothing/aliases", headers=operator))[0] == 404
+    assert recorded(rolling) == []
+
+
+async def test_nobody_of_a_tenant_and_no_other_platform_role_rolls_out(rolling: World) -> None:
+    tenant = await rolling.tenant()
+    callers = [
+        tenant.live.headers,
+        await rolling.log_in(tenant.owner_email),
+        await rolling.log_in(await rolling.member(tenant, Role.ADMIN)),
+        await operator_of(rolling, PlatformRole.BILLING_READER),
+    ]
+    for headers in callers:
+        for method, path in (
+            ("PUT", "aliases/stable"), ("DELETE", "aliases/stable"), ("GET", "aliases"),
+            ("POST", "versions/2/unload"), ("POST", "versions/2/load"),
+        ):  # fmt: skip
+            answer = await rolling.client.request(method, f"{BASE}/{path}", json={"target": "2"}, headers=headers)
+            assert problem(answer) == (403, "insufficient-scope"), path
+    assert recorded(rolling) == []
+    await until_served(rolling, "iris", "1")
+
+
+async def test_shadow_rows_are_neither_admitted_nor_billed(rolling: World) -> None:
+    operator = await operator_of(rolling)
+    await rolling.client.put(f"{BASE}/aliases/shadow", json={"target": "2"}, headers=operator)
+    models: Any = rolling.resources.catalog
+    with anyio.fail_after(BOUND_S):
+        while models.list()[2].aliases.get("shadow") != "2":
+            await anyio.sleep(0)
+    tenant = await rolling.tenant()
+    answer = await rolling.predict(tenant.live, [[5.0, 3.0, 1.0, 0.1], [6.0, 3.0, 5.0, 2.0]])
+    assert answer.json()["version"] == "1"
+    assert await anyio.to_thread.run_sync(models._shadows.settled, BOUND_S)
+    metrics: Any = rolling.resources.metrics
+    labels = {"model": "iris", "version": "1", "shadow": "2", "outcome": "agreed"}
+    assert metrics.registry.get_sample_value("forecourt_model_shadow_rows_total", labels) == 2
+    assert [(event["version"], event["units"]) for event in await rolling.events(tenant)] == [("1", 2)]
