@@ -160,4 +160,4 @@ def _difference(answered: dict[str, Any], shadowed: dict[str, Any]) -> float | N
     one, other = answered.get("probabilities"), shadowed.get("probabilities")
     if not one or not other:
         return None
-    return max(abs(one.get(name, 0.0) - other.get(name, 0.0)) for name in {*one, *other})
+    return max(abs(float(one.get(name, 0.0)) - float(other.get(name, 0.0))) for name in {*one, *other})

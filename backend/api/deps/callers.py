@@ -239,6 +239,5 @@ EventsReaderCaller = Annotated[
     Caller | PlatformCaller,
     Depends(RequireScopeAnywhere(tenant=Scope.USAGE_READ, platform=Scope.USAGE_ALL)),
 ]
-PlatformAdmin = Annotated[PlatformCaller, Depends(RequirePlatformScope(Scope.ADMIN))]
 LimitsReaderCaller = Annotated[PredictCaller, Depends(require_limits_reader)]
 PredictCallerDep = Annotated[PredictCaller, Depends(get_predict_caller)]
