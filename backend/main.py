@@ -10,8 +10,9 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from backend import __version__
+from backend.api.direct_predictions import Application, DirectPredictions
 from backend.api.errors import install_error_handlers
-from backend.api.middleware import BodyGuard, RequestContext
+from backend.api.middleware import BodyBounds, BodyGuard, RequestContext
 from backend.api.openapi import build_openapi
 from backend.api.router import build_router
 from backend.api.throttling import AddressThrottle
@@ -59,7 +60,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
             gc.freeze()
             yield
 
-    app = FastAPI(
+    app = Application(
         title="Forecourt",
         version=__version__,
         lifespan=lifespan,
@@ -74,7 +75,8 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
     app.include_router(build_router())
     install_error_handlers(app)
     # The last one added is the outermost.
-    app.add_middleware(BodyGuard, limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+    bounds = BodyBounds(limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
+    app.add_middleware(BodyGuard, bounds=bounds)
     if settings.cors_origins:
         # No cookie is ever set, so no credentials are allowed along: a page sends its own Authorization header.
         app.add_middleware(
@@ -86,6 +88,12 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
             max_age=600,
         )
     app.add_middleware(RequestContext, trusted_proxies=settings.trusted_proxies)
+    app.front = DirectPredictions(
+        app,
+        bounds=bounds,
+        trusted_proxies=settings.trusted_proxies,
+        is_called_by_pages=bool(settings.cors_origins),
+    )
     app.openapi = _openapi_of(app)  # type: ignore[method-assign]
     return app
 

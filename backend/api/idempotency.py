@@ -31,7 +31,7 @@ from backend.services.idempotency import IdempotencyService
 ONCE_REFUSALS = (errors.BadRequest, errors.IdempotencyInProgress, errors.IdempotencyKeyReused)
 """What a route that takes :data:`Once` can refuse besides its own."""
 PATTERN = r"^[\x20-\x7e]{1,255}$"
-_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+_KEY = re.compile(rb"[\x20-\x7e]{1,255}")
 _KEPT_HEADERS = ("content-type", "location", "cache-control")
 
 
@@ -42,13 +42,22 @@ def claim_of(request: Request, body: bytes) -> IdempotencyClaim | None:
         Invalid: the header is not 1-255 printable characters.
     """
     key = request.headers.get("idempotency-key")
+    return claim_on(request.method, request.url.path, None if key is None else key.encode("latin-1"), body)
+
+
+def claim_on(method: str, path: str, key: bytes | None, body: bytes) -> IdempotencyClaim | None:
+    """Return the same for a request that has been taken apart.
+
+    Raises:
+        Invalid: the key is not 1-255 printable characters.
+    """
     if key is None:
         return None
     if not _KEY.fullmatch(key):
         problem = FieldError("/header/Idempotency-Key", "must be 1-255 printable characters")
         raise Invalid(errors=(problem,))
-    target = f"{request.method} {request.url.path}\n".encode()
-    return IdempotencyClaim(key=key, fingerprint=blake2b(target + body, digest_size=32).digest())
+    target = f"{method} {path}\n".encode()
+    return IdempotencyClaim(key=key.decode(), fingerprint=blake2b(target + body, digest_size=32).digest())
 
 
 class Repetition:

@@ -29,11 +29,11 @@ access_log = logging.getLogger("forecourt.access")
 error_log = logging.getLogger("forecourt.errors")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
-_SECURITY_HEADERS = [
+SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]
-_HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 _CREDENTIAL_NAMES = frozenset(
     {
         "api_key",
@@ -68,12 +68,12 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         started_s = time.perf_counter()
-        request_id = _accepted_id(scope) or new_id("req")
+        request_id = request_id_of(next((value for name, value in scope["headers"] if name == b"x-request-id"), None))
         scope["request_id"] = request_id
         scope["client_address"] = client_address(scope, self._trusted)
-        extra = [(b"x-request-id", request_id.encode()), *_SECURITY_HEADERS]
+        extra = [(b"x-request-id", request_id.encode()), *SECURITY_HEADERS]
         if scope["scheme"] == "https":
-            extra.append(_HSTS)
+            extra.append(HSTS)
         status = 0
 
         async def send_with_headers(message: Message) -> None:
@@ -91,44 +91,26 @@ class RequestContext:
                 answer = problem_response(ForecourtError("Something went wrong on our side."), request_id)
                 await answer(scope, receive, send_with_headers)
         finally:
-            _log_access(scope, status, request_id, started_s)
+            log_access(scope, status, request_id, started_s)
 
 
-class BodyGuard:
-    """Refuses long, slow and compressed bodies, and credentials in the URL, as cheaply as can be."""
+class BodyBounds:
+    """How long a request's body may be, and how long it may take."""
 
-    def __init__(self, app: ASGIApp, *, limit_bytes: int, timeout_s: float) -> None:
-        self._app = app
+    def __init__(self, *, limit_bytes: int, timeout_s: float) -> None:
         self._limit_bytes = limit_bytes
         self._timeout_s = timeout_s
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one message."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        refusal = self._refusal(scope)
-        if refusal is not None:
-            await problem_response(refusal, scope["request_id"])(scope, receive, send)
-            return
-        await self._app(scope, self._bounded(receive), send)
+    def forbid(self, content_length: bytes | None) -> bool:
+        """Whether a body that says its length says one that is too much."""
+        return content_length is not None and content_length.isdigit() and int(content_length) > self._limit_bytes
 
-    def _refusal(self, scope: Scope) -> ForecourtError | None:
-        if scope["query_string"] and _holds_credential(scope["query_string"]):
-            return KeyInUrl()
-        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
-            return BadRequest("The URL holds a character that no name or id has.")
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > self._limit_bytes:
-                return self._too_large()
-            if name == b"content-encoding" and value.lower() not in {b"", b"identity"}:
-                return UnsupportedEncoding()
-        return None
-
-    def _too_large(self) -> PayloadTooLarge:
+    def too_large(self) -> PayloadTooLarge:
+        """Return the refusal of a body that is too long."""
         return PayloadTooLarge(f"The body may have at most {self._limit_bytes} bytes.")
 
-    def _bounded(self, receive: Receive) -> Receive:
+    def bounded(self, receive: Receive) -> Receive:
+        """Return what receives a body as long as it is neither too long nor too slow."""
         received_bytes = 0
         deadline_s: float | None = None
         complete = False
@@ -147,18 +129,47 @@ class BodyGuard:
                 raise RequestTimeout from None
             received_bytes += len(message.get("body", b""))
             if received_bytes > self._limit_bytes:
-                raise self._too_large()
+                raise self.too_large()
             complete = not message.get("more_body", False)
             return message
 
         return bounded_receive
 
 
-def _accepted_id(scope: Scope) -> str | None:
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            return value.decode() if _REQUEST_ID.fullmatch(value) else None
-    return None
+class BodyGuard:
+    """Refuses long, slow and compressed bodies, and credentials in the URL, as cheaply as can be."""
+
+    def __init__(self, app: ASGIApp, *, bounds: BodyBounds) -> None:
+        self._app = app
+        self._bounds = bounds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one message."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            await problem_response(refusal, scope["request_id"])(scope, receive, send)
+            return
+        await self._app(scope, self._bounds.bounded(receive), send)
+
+    def _refusal(self, scope: Scope) -> ForecourtError | None:
+        if scope["query_string"] and _holds_credential(scope["query_string"]):
+            return KeyInUrl()
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            return BadRequest("The URL holds a character that no name or id has.")
+        for name, value in scope["headers"]:
+            if name == b"content-length" and self._bounds.forbid(value):
+                return self._bounds.too_large()
+            if name == b"content-encoding" and value.lower() not in {b"", b"identity"}:
+                return UnsupportedEncoding()
+        return None
+
+
+def request_id_of(header: bytes | None) -> str:
+    """Return the caller's own id of the request where it is well-formed, or else a fresh one."""
+    return new_id("req") if header is None or not _REQUEST_ID.fullmatch(header) else header.decode()
 
 
 def _holds_credential(query: bytes) -> bool:
@@ -206,7 +217,8 @@ def _is_trusted(text: str, trusted: Sequence[Network]) -> bool:
     return address is not None and any(address in network for network in trusted)
 
 
-def _log_access(scope: Scope, status: int, request_id: str, started_s: float) -> None:
+def log_access(scope: Scope, status: int, request_id: str, started_s: float) -> None:
+    """Write the access line of a request that began at ``started_s`` of the performance counter."""
     if not access_log.isEnabledFor(logging.INFO):
         return
     # The path only: a query string may hold what should not have been sent.

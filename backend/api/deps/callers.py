@@ -1,6 +1,6 @@
 """Who may call: the types that routes put into their signatures. A route without one has to be declared public."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -28,8 +28,16 @@ def presented_credential(request: Request) -> str:
     Raises:
         Unauthenticated: there is none, or there are two that differ.
     """
-    key = request.headers.get("x-api-key")
-    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    return credential_in(request.headers.get("authorization", ""), request.headers.get("x-api-key"))
+
+
+def credential_in(authorization: str, key: str | None) -> str:
+    """Return the credential in the two headers that may hold one.
+
+    Raises:
+        Unauthenticated: there is none, or there are two that differ.
+    """
+    scheme, _, bearer = authorization.partition(" ")
     bearer = bearer.strip() if scheme.lower() == "bearer" else ""
     if key and bearer and key != bearer:
         raise Unauthenticated("Send one credential, not two.")
@@ -49,10 +57,10 @@ async def get_any_caller(request: Request) -> Caller | PlatformCaller:
     credential = presented_credential(request)
     address, request_id = request.scope["client_address"], request.scope["request_id"]
     if _is_key(credential):
-        verified = await _key_authenticator(request).authenticate(credential, address, fresh=True)
+        verified = await key_authenticator(request).authenticate(credential, address, fresh=True)
         caller: Caller | PlatformCaller = caller_from_key(verified.grant)
     else:
-        caller = await _token_authenticator(request).authenticate(credential)
+        caller = await token_authenticator(request).authenticate(credential)
     return replace(caller, address=address, request_id=request_id)
 
 
@@ -194,15 +202,29 @@ async def refuse_stranger(request: Request) -> None:
 
 
 async def _predict_caller(request: Request, *, fresh: bool) -> PredictCaller:
-    credential = presented_credential(request)
-    address = request.scope["client_address"]
-    if _is_key(credential):
-        verified = await _key_authenticator(request).authenticate(credential, address, fresh=fresh)
-        return PredictCaller.from_key(verified.grant, address=address, fresh=fresh, generation=verified.generation)
-    return await _token_authenticator(request).predict_caller(credential, address)
+    authenticators = Authenticators(keys=key_authenticator(request), tokens=token_authenticator(request))
+    return await authenticators.predict_caller(
+        presented_credential(request), request.scope["client_address"], fresh=fresh
+    )
 
 
-def _key_authenticator(request: Request) -> KeyAuthenticator:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authenticators:
+    """Whoever may predict shows either of two kinds of credential."""
+
+    keys: KeyAuthenticator
+    tokens: TokenAuthenticator
+
+    async def predict_caller(self, credential: str, address: str | None, *, fresh: bool = False) -> PredictCaller:
+        """Verify a credential, and gather the limits that apply to its predictions."""
+        if _is_key(credential):
+            verified = await self.keys.authenticate(credential, address, fresh=fresh)
+            return PredictCaller.from_key(verified.grant, address=address, fresh=fresh, generation=verified.generation)
+        return await self.tokens.predict_caller(credential, address)
+
+
+def key_authenticator(request: Request) -> KeyAuthenticator:
+    """Return what verifies API keys, over the providers."""
     return KeyAuthenticator(
         keys=provided(request, get_key_directory),
         strangers=provided(request, get_strangers),
@@ -212,7 +234,8 @@ def _key_authenticator(request: Request) -> KeyAuthenticator:
     )
 
 
-def _token_authenticator(request: Request) -> TokenAuthenticator:
+def token_authenticator(request: Request) -> TokenAuthenticator:
+    """Return what verifies access tokens, over the providers."""
     return TokenAuthenticator(
         tokens=provided(request, get_token_issuer),
         store=provided(request, get_store),
