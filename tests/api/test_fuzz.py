@@ -5,6 +5,7 @@ that is not as it says. Cases are derived from fixed seeds: a run repeats itself
 The application runs on a loop of its own, since the generator is synchronous.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +15,17 @@ import httpx
 import pytest
 import schemathesis
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 from schemathesis import GenerationMode
 from schemathesis.core.failures import FailureGroup
 from schemathesis.core.result import Ok
@@ -30,7 +40,9 @@ from backend.domain.scopes import TENANT_SCOPES, Role
 from tests.api.conftest import World, embedded_settings, fresh_database, running
 from tests.api.operators import platform_program
 
-EXAMPLES = 6
+# A search that is to take minutes sets these higher.
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "6"))
+LIVES, STEPS = int(os.environ.get("FUZZ_LIVES", "6")), 15
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 # The failure that a caller may bring about: a deadline nobody could meet.
 MAY_FAIL = {"deadline-exceeded"}
@@ -189,3 +201,156 @@ def content_of(body: dict[str, Any]) -> dict[str, Any]:
     if isinstance(data, str | bytes):
         return {"content": data}
     return body
+
+
+class Life(RuleBasedStateMachine):
+    """What is made is read, changed, renewed and ended, in any order, with whatever bodies the document allows.
+
+    Besides the answers' form it knows what has to hold: who was ended is refused at once and for good.
+    """
+
+    keys: Bundle[tuple[str, str]] = Bundle("keys")
+    accounts: Bundle[tuple[str, str]] = Bundle("accounts")
+    invitations: Bundle[str] = Bundle("invitations")
+    logins: Bundle[tuple[str, str]] = Bundle("logins")
+
+    def __init__(self, fuzzed: Target, schema: Any) -> None:
+        super().__init__()
+        self._fuzzed = fuzzed
+        self._schema = schema
+        self._tenant = fuzzed.portal.call(fuzzed.world.tenant)
+        self._owner = fuzzed.portal.call(fuzzed.world.log_in, self._tenant.owner_email)
+        self._revoked: set[str] = set()
+        self._over: list[dict[str, str]] = []
+
+    def _ask(self, data: st.DataObject, method: str, path: str, **ids: str) -> Any:
+        """Send what the document allows for a route; hold the answer to it."""
+        operation = self._schema[path][method]
+        options = {"path_parameters": ids} if ids else {}
+        case = data.draw(operation.as_strategy(generation_mode=GenerationMode.POSITIVE, **options))
+        request = sendable(case, self._owner)
+        assume(request is not None)
+        assert request is not None
+        # A second credential would be refused, and is the other test's to send.
+        request["headers"].pop("x-api-key", None)
+        response = self._fuzzed.send(request)
+        case.validate_response(response, checks=CHECKS)
+        assert response.status_code < 500, response.text
+        return response
+
+    def _is_in(self, headers: dict[str, str]) -> bool:
+        response = self._fuzzed.send({"method": "GET", "url": "/v1/models", "headers": headers})
+        assert response.status_code in {200, 401, 403}, response.text
+        return bool(response.status_code != 401)
+
+    @rule(target=keys, data=st.data())
+    def make_key(self, data: st.DataObject) -> Any:
+        response = self._ask(data, "POST", "/v1/api-keys")
+        if response.status_code != 201:
+            return multiple()
+        body = response.json()
+        assert body["generation"] == 1
+        return body["id"], body["secret"]
+
+    @rule(key=keys, data=st.data())
+    def read_key(self, key: tuple[str, str], data: st.DataObject) -> None:
+        response = self._ask(data, "GET", "/v1/api-keys/{key_id}", key_id=key[0])
+        assert response.status_code == 200
+        assert key[1] not in response.text
+        assert (response.json()["status"] == "revoked") is (key[0] in self._revoked)
+
+    @rule(key=keys, data=st.data())
+    def change_key(self, key: tuple[str, str], data: st.DataObject) -> None:
+        response = self._ask(data, "PATCH", "/v1/api-keys/{key_id}", key_id=key[0])
+        if key[0] in self._revoked:
+            assert response.status_code != 200
+
+    @rule(target=keys, key=keys, data=st.data())
+    def rotate_key(self, key: tuple[str, str], data: st.DataObject) -> Any:
+        response = self._ask(data, "POST", "/v1/api-keys/{key_id}/rotate", key_id=key[0])
+        if response.status_code != 200:
+            return multiple()
+        assert key[0] not in self._revoked
+        assert response.json()["secret"] != key[1]
+        return key[0], response.json()["secret"]
+
+    @rule(key=keys, data=st.data())
+    def revoke_key(self, key: tuple[str, str], data: st.DataObject) -> None:
+        response = self._ask(data, "POST", "/v1/api-keys/{key_id}/revoke", key_id=key[0])
+        assert response.json()["status"] == "revoked"
+        self._revoked.add(key[0])
+        self._over.append({"X-API-Key": key[1]})
+
+    @rule(target=accounts, data=st.data())
+    def make_account(self, data: st.DataObject) -> Any:
+        response = self._ask(data, "POST", "/v1/service-accounts")
+        if response.status_code != 201:
+            return multiple()
+        return response.json()["id"], response.json()["client_secret"]
+
+    @rule(account=accounts, data=st.data(), ending=st.sampled_from(["rotate-secret", "delete", "revoke"]))
+    def end_what_an_account_signed_in_with(self, account: tuple[str, str], data: st.DataObject, ending: str) -> None:
+        form = {"grant_type": "client_credentials", "client_id": account[0], "client_secret": account[1]}
+        granted = self._fuzzed.send({"method": "POST", "url": "/v1/auth/token", "data": form})
+        if granted.status_code != 200:
+            return
+        token = granted.json()["access_token"]
+        headers = {"Authorization": f"Bearer {token}"}
+        assert self._is_in(headers)
+        if ending == "revoke":
+            self._fuzzed.send({"method": "POST", "url": "/v1/auth/revoke", "data": {"token": token}})
+        elif ending == "delete":
+            self._ask(data, "DELETE", "/v1/service-accounts/{account_id}", account_id=account[0])
+        else:
+            self._ask(data, "POST", "/v1/service-accounts/{account_id}/rotate-secret", account_id=account[0])
+        self._over.append(headers)
+
+    @rule(target=invitations, data=st.data())
+    def invite(self, data: st.DataObject) -> Any:
+        response = self._ask(data, "POST", "/v1/invitations")
+        return response.json()["id"] if response.status_code == 201 else multiple()
+
+    @rule(invitation=consumes(invitations), data=st.data())
+    def take_an_invitation_back(self, invitation: str, data: st.DataObject) -> None:
+        statuses = [
+            self._ask(data, "DELETE", "/v1/invitations/{invitation_id}", invitation_id=invitation).status_code
+            for _ in range(2)
+        ]
+        assert statuses[0] in {204, 404}, "a newer one for the same address took its place"
+        assert statuses[1] == 404
+
+    @rule(target=logins)
+    def log_in(self) -> tuple[str, str]:
+        world = self._fuzzed.world
+        headers = self._fuzzed.portal.call(world.log_in, self._tenant.owner_email)
+        listed = self._fuzzed.send({"method": "GET", "url": "/v1/me/sessions", "headers": headers}).json()["data"]
+        return next(each["id"] for each in listed if each["current"]), headers["Authorization"]
+
+    @rule(login=consumes(logins), data=st.data())
+    def end_login(self, login: tuple[str, str], data: st.DataObject) -> None:
+        response = self._ask(data, "DELETE", "/v1/me/sessions/{session_id}", session_id=login[0])
+        assert response.status_code == 204
+        self._over.append({"Authorization": login[1]})
+
+    @invariant()
+    def who_was_ended_stays_out(self) -> None:
+        assert not [headers for headers in self._over[-3:] if self._is_in(headers)]
+
+    def teardown(self) -> None:
+        assert self._is_in(self._owner), "nobody ended the login that all this was done with"
+
+
+def test_what_is_made_changed_and_ended_in_any_order_stays_consistent(fuzzed: Target) -> None:
+    schema = schemathesis.openapi.from_dict(fuzzed.document)
+    run_state_machine_as_test(
+        lambda: Life(fuzzed, schema),
+        settings=settings(
+            max_examples=LIVES,
+            stateful_step_count=STEPS,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

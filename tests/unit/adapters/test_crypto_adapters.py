@@ -2,7 +2,10 @@
 
 import asyncio
 import base64
+import os
 import re
+import sys
+import threading
 import unicodedata
 from collections.abc import Iterator
 
@@ -209,6 +212,17 @@ async def test_p3_hashes_are_argon2id_with_at_least_the_recommended_parameters(p
     assert int(match[3]) >= 1
     assert len(match[4]) * 3 // 4 >= 16, "bytes of salt"
     assert len(match[5]) * 3 // 4 >= 32, "bytes of hash"
+
+
+@pytest.mark.anyio
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
+async def test_p3_the_threads_that_hash_give_way_to_every_other(passwords: Argon2Passwords) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    await asyncio.gather(*(passwords.verify("seven purple elephants dance", None) for _ in range(2)))
+    workers = [thread for thread in threading.enumerate() if thread.name.startswith("argon2")]
+    assert workers
+    assert {os.getpriority(os.PRIO_PROCESS, thread.native_id or 0) for thread in workers} == {19}
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
 
 
 @pytest.mark.anyio
