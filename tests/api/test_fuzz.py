@@ -343,7 +343,7 @@ class Life(RuleBasedStateMachine):
 def test_what_is_made_changed_and_ended_in_any_order_stays_consistent(fuzzed: Target) -> None:
     schema = schemathesis.openapi.from_dict(fuzzed.document)
     run_state_machine_as_test(
-        lambda: Life(fuzzed, schema),
+        lambda: Life(fuzzed, schema),  # type: ignore[arg-type]  # whatever makes one will do
         settings=settings(
             max_examples=LIVES,
             stateful_step_count=STEPS,
