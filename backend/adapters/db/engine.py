@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection, event
+from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import (
@@ -28,10 +28,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from backend.adapters.db.bounded_connection import BoundedConnection, connect
+from backend.adapters.db.write_turns import FIRST, WRITES, stand_in_line
 from backend.domain.errors import Invalid, StoreUnavailable
 
 APP_ROLE = "forecourt_app"
-_WRITES = "forecourt_writes"
 # Without recursive triggers REPLACE deletes rows past the trigger that keeps the ledger.
 _SQLITE_PRAGMAS = (
     "journal_mode=WAL",
@@ -72,7 +72,7 @@ def open_engine(url: str, *, pool_size: int, timeout_s: float) -> AsyncEngine:
             connect_args={"timeout": timeout_s},
         )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        stand_in_line(engine, timeout_s)
         return engine
     milliseconds = int(timeout_s * 1000)
     engine = create_async_engine(
@@ -94,9 +94,9 @@ def open_engine(url: str, *, pool_size: int, timeout_s: float) -> AsyncEngine:
     return engine
 
 
-def for_writing(engine: AsyncEngine) -> AsyncEngine:
-    """Return the same engine whose transactions take SQLite's write lock as they begin."""
-    return engine.execution_options(**{_WRITES: True})
+def for_writing(engine: AsyncEngine, *, first: bool = False) -> AsyncEngine:
+    """Return the same engine whose transactions take SQLite's write lock as they begin, before others if ``first``."""
+    return engine.execution_options(**{WRITES: FIRST if first else True})
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -106,11 +106,6 @@ def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) ->
     for pragma in _SQLITE_PRAGMAS:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get(_WRITES, False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def _take_app_role(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

@@ -58,7 +58,7 @@ class SqlEventStore:
     """
 
     def __init__(self, database: Database, *, within_s: float, metrics: Metrics) -> None:
-        self._engine = for_writing(database.engine)
+        self._engine = for_writing(database.engine, first=True)
         self._is_sqlite = database.engine.dialect.name == "sqlite"
         self._within_s = within_s
         self._conflicts = metrics.counter(

@@ -261,7 +261,7 @@ def test_a_table_shows_ids_in_full(forecourt: Forecourt) -> None:
         (("keys", "list", "nobody"), "no tenant"),
         (("keys", "create", "nobody", "--name", "x"), "no tenant"),
         (("keys", "create", "acme", "--name", "x", "--scopes", "everything"), "--scopes"),
-        (("keys", "create", "acme", "--name", "x", "--scopes", "admin"), "scope"),
+        (("keys", "create", "acme", "--name", "x", "--scopes", "admin"), "hold: admin"),
         (("keys", "revoke", "acme", "key_nobodys"), "no such"),
         (("usage", "summary", "nobody"), "no tenant"),
         (("users", "create", "a@b.example", "--password", PASSWORD), "--tenant or --platform-role"),
