@@ -14,8 +14,10 @@ import pytest
 from hypothesis import settings
 from redis.asyncio import Redis
 
-from backend.adapters.redis import connect
+from backend.adapters.redis import open_line
+from backend.adapters.redis.line import Line
 from tests.fakes import FakeClock
+from tests.redis_client import connect
 from tests.server_process import Server
 from tests.servers import ServerNotFound, postgres_server, private_redis_server, redis_server
 
@@ -119,6 +121,14 @@ async def redis_client(redis_url: str) -> AsyncIterator[Redis]:
     await client.flushdb()
     yield client
     await client.aclose()
+
+
+@pytest.fixture
+async def redis_line(redis_url: str, redis_client: Redis) -> AsyncIterator[Line]:
+    """The product's way to the same database, as patient."""
+    line = open_line(redis_url, 10.0)
+    yield line
+    await line.aclose()
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ from backend.adapters.memory.metrics import NullMetrics
 from backend.adapters.memory.stranger_throttle import MemoryStrangerThrottle
 from backend.adapters.prometheus.exposition import shown
 from backend.adapters.prometheus.metrics import PrometheusMetrics
+from backend.adapters.redis.address import UnusableRedisUrl
 from backend.adapters.redis.admission import RedisAdmission
 from backend.api.resources import HttpOptions, Resources
 from backend.composition.admission import open_admission, open_fallback, signal_of
@@ -83,7 +84,10 @@ async def open_shared(
     stack.push_async_callback(database.aclose)
     reader = SqlUsageReader(database, clock)
     signal = signal_of(settings)
-    admission, throttle = await open_admission(settings, stack, clock, reader, signal, metrics or NullMetrics())
+    try:
+        admission, throttle = await open_admission(settings, stack, clock, reader, signal, metrics or NullMetrics())
+    except UnusableRedisUrl as error:
+        raise MisconfiguredError(f"FORECOURT_REDIS_URL {error}") from None
     return Shared(
         clock=clock,
         database=database,

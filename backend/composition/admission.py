@@ -11,7 +11,7 @@ from backend.adapters.memory.change_signal import ChangeSignal, FileSignal, NoSi
 from backend.adapters.memory.local_share import LocalShare
 from backend.adapters.memory.login_throttle import MemoryLoginThrottle
 from backend.adapters.redis.admission import RedisAdmission
-from backend.adapters.redis.connection import connect
+from backend.adapters.redis.connection import open_line
 from backend.adapters.redis.login_throttle import RedisLoginThrottle
 from backend.adapters.redis.scripts import ScriptRunner
 from backend.composition.periodic import run_periodically
@@ -38,15 +38,19 @@ async def open_admission(
     signal: ChangeSignal,
     metrics: Metrics,
 ) -> tuple[MemoryAdmission | RedisAdmission, LoginThrottle]:
-    """Return admission and login throttle: in this process, or on Redis, sharing one way there."""
+    """Return admission and login throttle: in this process, or on Redis, sharing one way there.
+
+    Raises:
+        UnusableRedisUrl: the address is none.
+    """
     if settings.redis_url is None:
         memory = MemoryAdmission(
             clock, history, cache_bytes=settings.cache_bytes, cache_ttl_s=settings.cache_ttl_s, signal=signal
         )
         return memory, MemoryLoginThrottle(clock)
-    client = connect(settings.redis_url, timeout_s=settings.redis_timeout_s)
-    stack.push_async_callback(client.aclose)
-    runner = ScriptRunner(client, settings.redis_timeout_s, Breaker("redis", metrics))
+    line = open_line(settings.redis_url, settings.redis_timeout_s)
+    stack.push_async_callback(line.aclose)
+    runner = ScriptRunner(line, Breaker("redis", metrics))
     return RedisAdmission(runner, history, cache_ttl_s=settings.cache_ttl_s), RedisLoginThrottle(runner)
 
 

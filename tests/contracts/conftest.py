@@ -14,7 +14,7 @@ from backend.adapters.redis import RedisLoginThrottle, ScriptRunner
 from backend.services.ports import LoginThrottle
 from tests.contracts.asking import Desk
 from tests.contracts.ledgers import Books, opened_books
-from tests.contracts.stores import PATIENT_S, Store, fallback_store, memory_store, redis_store
+from tests.contracts.stores import Store, fallback_store, memory_store, redis_store
 from tests.databases import postgres_database, sqlite_url
 from tests.fakes import FakeClock, FakeHistory
 
@@ -31,7 +31,9 @@ STORES = {"redis": redis_store, "fallback": fallback_store}
 def store(request: pytest.FixtureRequest, clock: FakeClock, history: FakeHistory) -> Store:
     if request.param == "memory":
         return memory_store(clock, history)
-    return STORES[request.param](request.getfixturevalue("redis_client"), clock, history)
+    return STORES[request.param](
+        request.getfixturevalue("redis_line"), request.getfixturevalue("redis_client"), clock, history
+    )
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def throttle(request: pytest.FixtureRequest, clock: FakeClock) -> LoginThrottle:
     local = MemoryLoginThrottle(clock)
     if request.param == "memory":
         return local
-    shared = RedisLoginThrottle(ScriptRunner(request.getfixturevalue("redis_client"), PATIENT_S), clock=clock)
+    shared = RedisLoginThrottle(ScriptRunner(request.getfixturevalue("redis_line")), clock=clock)
     return FallbackLoginThrottle(shared, local) if request.param == "fallback" else shared
 
 

@@ -11,6 +11,7 @@ from backend.adapters.memory import MemoryAdmission
 from backend.adapters.memory.local_share import LocalShare
 from backend.adapters.memory.metrics import NullMetrics
 from backend.adapters.redis import RedisAdmission, ScriptRunner
+from backend.adapters.redis.line import Line
 from backend.services.ports import Admission, HealthProbe
 from tests.fakes import FakeClock, FakeHistory
 
@@ -43,9 +44,9 @@ def memory_store(clock: FakeClock, history: FakeHistory) -> Store:
     return Store(lambda: running[0], lose)
 
 
-def redis_store(client: Redis, clock: FakeClock, history: FakeHistory) -> Store:
+def redis_store(line: Line, client: Redis, clock: FakeClock, history: FakeHistory) -> Store:
     admission = RedisAdmission(
-        ScriptRunner(client, PATIENT_S), history, cache_ttl_s=CACHE_TTL_S, lease_ttl_s=LEASE_TTL_S, clock=clock
+        ScriptRunner(line), history, cache_ttl_s=CACHE_TTL_S, lease_ttl_s=LEASE_TTL_S, clock=clock
     )
 
     async def lose() -> None:
@@ -54,11 +55,9 @@ def redis_store(client: Redis, clock: FakeClock, history: FakeHistory) -> Store:
     return Store(lambda: admission, lose)
 
 
-def fallback_store(client: Redis, clock: FakeClock, history: FakeHistory) -> Store:
+def fallback_store(line: Line, client: Redis, clock: FakeClock, history: FakeHistory) -> Store:
     """The server shape's admission as it is composed there, while nothing is wrong."""
-    shared = RedisAdmission(
-        ScriptRunner(client, PATIENT_S), history, cache_ttl_s=CACHE_TTL_S, lease_ttl_s=LEASE_TTL_S, clock=clock
-    )
+    shared = RedisAdmission(ScriptRunner(line), history, cache_ttl_s=CACHE_TTL_S, lease_ttl_s=LEASE_TTL_S, clock=clock)
     local = LocalShare(clock, processes=2)
     admission = FallbackAdmission(shared, local, history, clock, NullMetrics(), distrust_s=30.0)
 

@@ -5,7 +5,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from backend.adapters.redis import connect
+from tests.redis_client import connect
 from tests.server_process import Server
 from tests.wire import Wire
 

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import pytest
 from redis.asyncio import Redis
 
-from backend.adapters.redis import RedisAdmission, RedisLoginThrottle, ScriptRunner, connect
+from backend.adapters.redis import RedisAdmission, RedisLoginThrottle, ScriptRunner, open_line
+from backend.adapters.redis.line import Line
 from backend.domain.admission import Epochs, Settlement, StoredAnswer, Verdict
 from backend.domain.api_keys import Environment
 from backend.domain.errors import EnforcementUnavailable
@@ -20,6 +21,7 @@ from backend.services.ports import Admission
 from tests.contracts.asking import TENANT, Desk, ask, claim, key_quota, key_rate, lease_of, tenant_quota, tenant_rate
 from tests.contracts.stores import PATIENT_S
 from tests.fakes import FakeClock, FakeHistory
+from tests.redis_client import connect
 from tests.server_process import Server
 
 pytestmark = pytest.mark.anyio
@@ -30,16 +32,16 @@ BOUND_WITH_SLACK_S = 0.5
 
 
 @pytest.fixture
-def admission(redis_client: Redis) -> RedisAdmission:
-    return RedisAdmission(ScriptRunner(redis_client, PATIENT_S), FakeHistory(), cache_ttl_s=300.0)
+def admission(redis_line: Line) -> RedisAdmission:
+    return RedisAdmission(ScriptRunner(redis_line), FakeHistory(), cache_ttl_s=300.0)
 
 
 @asynccontextmanager
 async def another_process(url: str, clock: FakeClock) -> AsyncIterator[Desk]:
     """A second process as far as Redis can tell: a client, a pool and an adapter of its own."""
-    async with aclosing(connect(url, timeout_s=PATIENT_S)) as client:
+    async with aclosing(open_line(url, PATIENT_S)) as line:
         history = FakeHistory()
-        other = RedisAdmission(ScriptRunner(client, PATIENT_S), history, cache_ttl_s=300.0, clock=clock)
+        other = RedisAdmission(ScriptRunner(line), history, cache_ttl_s=300.0, clock=clock)
         yield Desk(other, clock, history)
 
 
@@ -52,8 +54,9 @@ async def script_calls(client: Redis) -> int:
 async def test_one_request_is_one_command(start_private_redis: Callable[[], Server]) -> None:
     rates, quotas = (key_rate(9), tenant_rate(9)), (tenant_quota(9), key_quota(9))
     rows = ((b"a" * 20, b"1"),)
-    async with aclosing(connect(start_private_redis().url, timeout_s=PATIENT_S)) as client:
-        admission = RedisAdmission(ScriptRunner(client, PATIENT_S), FakeHistory(), cache_ttl_s=300.0)
+    url = start_private_redis().url
+    async with aclosing(connect(url, timeout_s=PATIENT_S)) as client, aclosing(open_line(url, PATIENT_S)) as line:
+        admission = RedisAdmission(ScriptRunner(line), FakeHistory(), cache_ttl_s=300.0)
         first = await admission.admit(TENANT, ask(rates=rates, quotas=quotas))
         await admission.settle(TENANT, Settlement(lease=lease_of(first), cache_fill=rows))
         before = await script_calls(client)
@@ -104,9 +107,9 @@ async def test_nothing_stays_for_ever_and_nothing_leaves_the_tenants_slot(
         assert await redis_client.pttl(key) > 0
 
 
-async def test_rows_and_answers_are_kept_no_longer_than_configured(redis_client: Redis) -> None:
+async def test_rows_and_answers_are_kept_no_longer_than_configured(redis_client: Redis, redis_line: Line) -> None:
     admission = RedisAdmission(
-        ScriptRunner(redis_client, PATIENT_S),
+        ScriptRunner(redis_line),
         FakeHistory(),
         cache_ttl_s=2.5,
         idempotency_ttl_s=50.0,
@@ -133,7 +136,7 @@ async def test_without_a_clock_the_servers_decides(admission: RedisAdmission) ->
     assert {lease.period for d in decisions if (lease := d.lease)} == {period_of(time.time())}
 
 
-async def test_a_month_that_ends_between_two_looks_at_the_clock_is_noticed(redis_client: Redis) -> None:
+async def test_a_month_that_ends_between_two_looks_at_the_clock_is_noticed(redis_line: Line) -> None:
     class EdgeClock(FakeClock):
         """The month ends after the first look."""
 
@@ -143,13 +146,15 @@ async def test_a_month_that_ends_between_two_looks_at_the_clock_is_noticed(redis
             return now_s
 
     clock = EdgeClock(datetime(2026, 7, 31, 23, 59, 59, tzinfo=UTC))
-    admission = RedisAdmission(ScriptRunner(redis_client, PATIENT_S), FakeHistory(), cache_ttl_s=1.0, clock=clock)
+    admission = RedisAdmission(ScriptRunner(redis_line), FakeHistory(), cache_ttl_s=1.0, clock=clock)
     decision = await admission.admit(TENANT, ask(quotas=(tenant_quota(5),)))
     assert lease_of(decision).period == "2026-08"
     assert decision.standing.quotas[0].resets_at_s == datetime(2026, 9, 1, tzinfo=UTC).timestamp()
 
 
-async def test_a_flush_while_the_ledger_is_read_makes_it_read_again(redis_client: Redis, clock: FakeClock) -> None:
+async def test_a_flush_while_the_ledger_is_read_makes_it_read_again(
+    redis_client: Redis, redis_line: Line, clock: FakeClock
+) -> None:
     quota = tenant_quota(100)
 
     class Flushed(FakeHistory):
@@ -165,7 +170,7 @@ async def test_a_flush_while_the_ledger_is_read_makes_it_read_again(redis_client
             return 90
 
     history = Flushed()
-    admission = RedisAdmission(ScriptRunner(redis_client, PATIENT_S), history, cache_ttl_s=1.0, clock=clock)
+    admission = RedisAdmission(ScriptRunner(redis_line), history, cache_ttl_s=1.0, clock=clock)
     desk = Desk(admission, clock, history)
     assert await desk.verdict(ask(cost=11, quotas=(quota,))) is Verdict.QUOTA_EXCEEDED
     assert await desk.counted(quota) == (90, 0)
@@ -187,8 +192,8 @@ async def test_l3_a_stopped_server_is_refused_within_the_bound_and_used_again_wh
 ) -> None:
     server = start_private_redis()
     request = ask(quotas=(tenant_quota(5),))
-    async with aclosing(connect(server.url, timeout_s=BOUND_S)) as client:
-        runner = ScriptRunner(client, BOUND_S)
+    async with aclosing(open_line(server.url, BOUND_S)) as line:
+        runner = ScriptRunner(line)
         admission = RedisAdmission(runner, FakeHistory(), cache_ttl_s=1.0, clock=clock)
         lease = lease_of(await admission.admit(TENANT, request))
         server.kill()
@@ -211,12 +216,11 @@ async def test_l3_a_hanging_server_is_refused_within_the_bound_by_every_caller(
     start_private_redis: Callable[[], Server], clock: FakeClock
 ) -> None:
     server = start_private_redis()
-    async with aclosing(connect(server.url, timeout_s=BOUND_S, max_connections=4)) as client:
-        runner = ScriptRunner(client, BOUND_S)
+    async with aclosing(open_line(server.url, BOUND_S)) as line:
+        runner = ScriptRunner(line)
         admission = RedisAdmission(runner, FakeHistory(), cache_ttl_s=1.0, clock=clock)
         await admission.admit(TENANT, ask())
         server.pause()
-        # More callers than connections: those in the queue are bounded as well.
         await asyncio.gather(*[_refuses_within_the_bound(admission) for _ in range(20)])
         (health,) = await admission.check()
         assert health.status is HealthStatus.DOWN

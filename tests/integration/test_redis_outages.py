@@ -14,7 +14,7 @@ from backend.adapters.fallback import FallbackAdmission, FallbackLoginThrottle
 from backend.adapters.memory import MemoryLoginThrottle
 from backend.adapters.memory.local_share import LocalShare
 from backend.adapters.prometheus.metrics import PrometheusMetrics
-from backend.adapters.redis import RedisAdmission, RedisLoginThrottle, ScriptRunner, connect
+from backend.adapters.redis import RedisAdmission, RedisLoginThrottle, ScriptRunner, open_line
 from backend.domain.admission import AdmissionDecision, Epochs, StoredAnswer, Verdict
 from backend.domain.api_keys import Environment
 from backend.domain.clock import SystemClock
@@ -83,8 +83,8 @@ class Process:
 @asynccontextmanager
 async def process(url: str, history: FakeHistory | None = None) -> AsyncIterator[Process]:
     history, clock, metrics = history or FakeHistory(), SystemClock(), PrometheusMetrics()
-    async with aclosing(connect(url, timeout_s=BOUND_S)) as client:
-        runner = ScriptRunner(client, BOUND_S, Breaker("redis", metrics))
+    async with aclosing(open_line(url, BOUND_S)) as line:
+        runner = ScriptRunner(line, Breaker("redis", metrics))
         shared = RedisAdmission(runner, history, cache_ttl_s=300.0)
         local = LocalShare(clock, processes=PROCESSES)
         admission = FallbackAdmission(shared, local, history, clock, metrics, distrust_s=DISTRUST_S)

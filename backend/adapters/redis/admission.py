@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from backend.adapters.quota_rebuild import Books, QuotaRebuild
 from backend.adapters.redis import keys, wire
-from backend.adapters.redis.scripts import Reply, Script, ScriptRunner
+from backend.adapters.redis.line import Reply, Script
+from backend.adapters.redis.scripts import ScriptRunner
 from backend.domain.admission import (
     AdmissionDecision,
     AdmissionRequest,

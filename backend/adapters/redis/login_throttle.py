@@ -4,7 +4,8 @@ import asyncio
 import struct
 
 from backend.adapters.redis import keys
-from backend.adapters.redis.scripts import Script, ScriptRunner
+from backend.adapters.redis.line import Script
+from backend.adapters.redis.scripts import ScriptRunner
 from backend.domain.clock import Clock, SystemClock
 from backend.domain.login_delays import (
     ACCOUNT_DELAY,

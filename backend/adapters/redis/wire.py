@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.adapters.redis import keys
-from backend.adapters.redis.scripts import Reply, Value
+from backend.adapters.redis.line import Reply, Value
 from backend.domain.admission import AdmissionRequest, Lease, Settlement, StoredAnswer
 from backend.domain.api_keys import Environment
 from backend.domain.ids import TenantId
