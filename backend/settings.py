@@ -34,7 +34,11 @@ class Settings(BaseSettings):
         None, description="Login of the tables' owner for `forecourt migrate`, where it differs."
     )
     redis_url: str | None = Field(
-        None, description="Shared admission, cache and idempotency. Unset: in-process, for one worker."
+        None,
+        description=(
+            "Shared admission, cache and idempotency: `redis://`, `rediss://` (TLS), `unix://`, "
+            "`redis+sentinel://host:port,…/service`, `redis+cluster://host:port,…`. Unset: in-process, for one worker."
+        ),
     )
     models: Path = Field(Path("var/models"), description="Folder of the model repository.")
     allow_pickle_models: bool = Field(

@@ -19,10 +19,12 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import redis
@@ -30,6 +32,7 @@ import redis
 from tests.server_process import RunAs, Server, running
 
 OLDEST_POSTGRES = 14
+CLUSTER_FORMS_WITHIN_S = 60.0
 
 NO_REDIS = "These tests need Redis: install redis-server (6.2 or newer), or set TEST_REDIS_URL."
 NO_POSTGRES = "These tests need PostgreSQL 14 or newer: install it, or set TEST_DATABASE_URL."
@@ -51,8 +54,11 @@ def redis_server() -> Iterator[str]:
 
 
 @contextmanager
-def private_redis_server(*, keeps_writes: bool = False) -> Iterator[Server]:
-    """Yield a Redis server of one's own, to be paused and killed. One that keeps writes has them after a kill too."""
+def private_redis_server(*extra: str, keeps_writes: bool = False) -> Iterator[Server]:
+    """Yield a Redis server of one's own, to be paused and killed, with further options on its command line.
+
+    One that keeps writes has them after a kill too.
+    """
     program = _redis_program()
     with tempfile.TemporaryDirectory(prefix="forecourt-redis-") as folder:
 
@@ -60,10 +66,61 @@ def private_redis_server(*, keeps_writes: bool = False) -> Iterator[Server]:
             options = ("--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--databases", "64")
             kept = ("--save", "", "--appendonly", "yes" if keeps_writes else "no")
             return Server(
-                f"redis://127.0.0.1:{port}", (program, *options, *kept), Path(folder), RunAs(), _redis_answers
+                f"redis://127.0.0.1:{port}", (program, *options, *kept, *extra), Path(folder), RunAs(), _redis_answers
             )
 
         yield from running(prepare)
+
+
+@contextmanager
+def redis_sentinel(primary: Server) -> Iterator[Server]:
+    """Yield a Sentinel that watches a server under the name ``main``, quick to decide."""
+    program = _redis_program()
+    _, port_of_primary = primary.url.removeprefix("redis://").split(":")
+    with tempfile.TemporaryDirectory(prefix="forecourt-sentinel-") as folder:
+
+        def prepare(port: int) -> Server:
+            file = Path(folder) / f"{port}.conf"
+            file.write_text(
+                f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
+                f"sentinel monitor main 127.0.0.1 {port_of_primary} 1\n"
+                "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n"
+            )
+            command = (program, str(file), "--sentinel")
+            return Server(f"redis://127.0.0.1:{port}", command, Path(folder), RunAs(), _redis_answers)
+
+        yield from running(prepare)
+
+
+@contextmanager
+def redis_cluster(nodes: int = 3) -> Iterator[list[Server]]:
+    """Yield the nodes of a Redis Cluster that serves all slots."""
+    slots = 16_384
+    with ExitStack() as stack:
+        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--databases", "1")
+        servers = [stack.enter_context(private_redis_server(*options)) for _ in range(nodes)]
+        clients = [stack.enter_context(closing(redis.Redis.from_url(server.url))) for server in servers]
+        for number, client in enumerate(clients):
+            own = range(slots * number // nodes, slots * (number + 1) // nodes)
+            _tell(client, "CLUSTER", "ADDSLOTS", *own)
+            _tell(client, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for server in servers[1:]:
+            host, port = server.url.removeprefix("redis://").split(":")
+            _tell(clients[0], "CLUSTER", "MEET", host, port)
+        deadline = time.monotonic() + CLUSTER_FORMS_WITHIN_S
+        while not all(_is_whole(client, nodes) for client in clients):
+            if time.monotonic() > deadline:
+                raise ChildProcessError("the cluster did not form")
+        yield servers
+
+
+def _is_whole(client: "redis.Redis", nodes: int) -> bool:
+    found = bytes(_tell(client, "CLUSTER", "INFO"))
+    return b"cluster_state:ok" in found and b"cluster_known_nodes:%d\r" % nodes in found
+
+
+def _tell(client: "redis.Redis", *words: str | int) -> Any:
+    return client.execute_command(*words)  # type: ignore[no-untyped-call]  # redis-py has no type for it
 
 
 @contextmanager

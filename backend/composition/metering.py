@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack
 from backend.adapters.db.engine import open_engine
 from backend.adapters.db.ledger import GroupCommitLedger
 from backend.adapters.db.unit_of_work import Database
-from backend.adapters.redis.connection import connect
-from backend.adapters.redis.usage_spill import RedisUsageSpill
+from backend.adapters.redis.connection import open_line
+from backend.adapters.redis.usage_spill import READ_WITHIN_S, RedisUsageSpill
 from backend.adapters.usage_spill import NoSpill, SpillDrain
 from backend.composition.periodic import run_periodically
 from backend.services.ports import Metrics
@@ -14,7 +14,6 @@ from backend.settings import Settings
 
 DRAIN_EVERY_S = 1.0
 LEDGER_CONNECTIONS = 2
-SPILL_CONNECTIONS = 4
 
 
 async def open_ledger(settings: Settings, stack: AsyncExitStack, metrics: Metrics) -> GroupCommitLedger:
@@ -37,6 +36,9 @@ async def open_ledger(settings: Settings, stack: AsyncExitStack, metrics: Metric
 def _open_spill(settings: Settings, stack: AsyncExitStack, metrics: Metrics) -> RedisUsageSpill | None:
     if settings.redis_url is None:
         return None
-    client = connect(settings.redis_url, timeout_s=settings.redis_timeout_s, max_connections=SPILL_CONNECTIONS)
-    stack.push_async_callback(client.aclose)
-    return RedisUsageSpill(client, limit=settings.spill_limit, timeout_s=settings.redis_timeout_s, metrics=metrics)
+    # Lines of their own: a large batch holds no admission up, and a drain may wait longer than a caller.
+    callers = open_line(settings.redis_url, settings.redis_timeout_s)
+    stack.push_async_callback(callers.aclose)
+    drains = open_line(settings.redis_url, max(READ_WITHIN_S, settings.redis_timeout_s))
+    stack.push_async_callback(drains.aclose)
+    return RedisUsageSpill(callers, drains, limit=settings.spill_limit, metrics=metrics)

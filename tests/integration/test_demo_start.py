@@ -201,6 +201,13 @@ def test_several_workers_without_redis_are_refused(folder: Path) -> None:
     require_one_line(start("demo", folder, "--workers", "2"), "FORECOURT_REDIS_URL")
 
 
+@pytest.mark.parametrize("url", ["localhost:6379", "redis+sentinel://u:hunter2@watch:26379", "redis://cache:port"])
+def test_a_malformed_redis_address_is_refused_without_repeating_it(folder: Path, url: str) -> None:
+    ended = start("demo", folder, REDIS_URL=url)
+    require_one_line(ended, "FORECOURT_REDIS_URL")
+    assert "hunter2" not in ended.stderr
+
+
 def test_an_unreadable_database_is_refused(folder: Path) -> None:
     folder.mkdir()
     garbage = b"this is not a database, whatever its name says\n" * 200

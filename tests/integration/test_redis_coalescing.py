@@ -104,7 +104,7 @@ async def test_an_error_is_its_own_callers(redis: Patient) -> None:
     failing.source = "return redis.call('NO-SUCH-COMMAND')"
     async with asked(redis) as line:
         tasks = [
-            asyncio.create_task(line.run(failing, ["k"], [1]) if number % 3 == 0 else echo(line, number))  # type: ignore[arg-type]
+            asyncio.create_task(line.run(failing, ["k"], [1]) if number % 3 == 0 else echo(line, number))
             for number in range(60)
         ]
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)

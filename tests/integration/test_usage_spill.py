@@ -13,12 +13,14 @@ from backend.adapters.db.event_store import SqlEventStore
 from backend.adapters.db.migrations import upgrade
 from backend.adapters.memory.metrics import NullMetrics
 from backend.adapters.prometheus.metrics import PrometheusMetrics
-from backend.adapters.redis import connect, keys
+from backend.adapters.redis import keys, open_line
+from backend.adapters.redis.line import Line
 from backend.adapters.redis.usage_spill import RedisUsageSpill
 from backend.adapters.usage_spill import SpillDrain
 from backend.domain.errors import MeteringUnavailable
 from tests.contracts.ledgers import PATIENT_S, Books, an_event, new_tenant, opened_books
 from tests.databases import postgres_cut_off, postgres_database
+from tests.redis_client import connect
 from tests.server_process import Server
 from tests.servers import private_redis_server
 
@@ -56,8 +58,16 @@ def metrics() -> PrometheusMetrics:
 
 
 @pytest.fixture
-def spill(redis_client: Redis) -> RedisUsageSpill:
-    return RedisUsageSpill(redis_client, limit=ROOM, timeout_s=PATIENT_S, metrics=NullMetrics())
+async def redis_line(own_redis: Server, redis_client: Redis) -> AsyncIterator[Line]:
+    """The product's way to the emptied server."""
+    line = open_line(own_redis.url, PATIENT_S)
+    yield line
+    await line.aclose()
+
+
+@pytest.fixture
+def spill(redis_line: Line) -> RedisUsageSpill:
+    return RedisUsageSpill(redis_line, redis_line, limit=ROOM, metrics=NullMetrics())
 
 
 @pytest.fixture
@@ -105,8 +115,8 @@ async def test_r3_many_drains_at_once_book_each_event_once(
     assert await spill.waiting() == 0
 
 
-async def test_what_does_not_fit_is_refused_and_nothing_is_dropped(redis_client: Redis) -> None:
-    spill = RedisUsageSpill(redis_client, limit=5, timeout_s=PATIENT_S, metrics=NullMetrics())
+async def test_what_does_not_fit_is_refused_and_nothing_is_dropped(redis_line: Line) -> None:
+    spill = RedisUsageSpill(redis_line, redis_line, limit=5, metrics=NullMetrics())
     tenant = new_tenant()
     events = [an_event(tenant) for _ in range(8)]
     assert await spill.put(events[:3]) == 3

@@ -7,18 +7,16 @@ Entries are read from the oldest on, removed once they are in the ledger, and ne
 dies leaves them as they were, and two drains at once write the same ids, of which the ledger takes one.
 """
 
-import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from redis.asyncio import Redis
-
 from backend.adapters.breaker import Breaker
 from backend.adapters.redis import keys
-from backend.adapters.redis.scripts import OUTAGES, ClientLine, Script, ScriptRunner
+from backend.adapters.redis.line import OUTAGES, Line, Reply, Script, Value
+from backend.adapters.redis.scripts import ScriptRunner
 from backend.adapters.usage_spill import SpilledEvent
 from backend.domain.api_keys import Environment
 from backend.domain.errors import EnforcementUnavailable, MeteringUnavailable
@@ -27,7 +25,7 @@ from backend.domain.usage import BillingReason, UsageEvent
 from backend.services.ports import Metrics
 
 READ_WITHIN_S = 2.0
-"""Bound on a drain's calls, for which no caller waits."""
+"""Bound for the line of a drain's calls, for which no caller waits."""
 
 _EVENT = b"event"
 
@@ -36,20 +34,21 @@ class RedisUsageSpill:
     """Implements ``UsageSpill``.
 
     Args:
-        client: see ``connect``. It stays the caller's, who closes it.
+        callers: the line on which batches are taken, for which callers wait. Both stay the caller's, who closes them.
+        drains: the line on which they are read and removed.
         limit: most events that may wait; further ones are refused. An entry takes about half a kilobyte.
-        timeout_s: bound on taking a batch, for which callers wait.
         metrics: where its breaker is counted.
     """
 
-    def __init__(self, client: Redis, *, limit: int, timeout_s: float, metrics: Metrics) -> None:
-        self._client = client
-        self._callers = ScriptRunner(client, timeout_s, Breaker("spill", metrics))
-        self._drains = ClientLine(client, READ_WITHIN_S)
+    def __init__(self, callers: Line, drains: Line, *, limit: int, metrics: Metrics) -> None:
+        self._callers = ScriptRunner(callers, Breaker("spill", metrics))
+        self._drains = drains
         self._limit = limit
-        self._timeout_s = timeout_s
         self._put = Script("spill")
         self._set_aside = Script("set_aside")
+        self._count = Script("count_spilled")
+        self._oldest = Script("oldest_spilled")
+        self._remove = Script("remove_spilled")
 
     async def put(self, events: Sequence[UsageEvent]) -> int:
         """Take events in order; return how many there was room for."""
@@ -63,40 +62,35 @@ class RedisUsageSpill:
 
     async def waiting(self) -> int:
         """Return how many entries wait."""
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return int(await self._client.xlen(keys.usage_spill()))
-        except OUTAGES as error:
-            raise MeteringUnavailable(retry_after_s=1) from error
+        (count,) = await self._drain(self._count, [])
+        return int(count or 0)
 
     async def oldest(self, limit: int) -> list[SpilledEvent]:
         """Return the oldest entries; they stay until they are removed."""
-        try:
-            async with asyncio.timeout(READ_WITHIN_S):
-                found = await self._client.xrange(keys.usage_spill(), count=limit)
-        except OUTAGES as error:
-            raise MeteringUnavailable(retry_after_s=1) from error
-        # The client answers in bytes; the library's types also know clients that do not.
-        entries = cast("list[tuple[bytes, dict[bytes, bytes]]]", found)
+        found = cast("list[tuple[bytes, list[bytes]]]", await self._drain(self._oldest, [limit]))
         return [
-            SpilledEvent(entry_id=entry_id.decode(), event=_read(fields.get(_EVENT, b"")))
-            for entry_id, fields in entries
+            SpilledEvent(
+                entry_id=entry_id.decode(),
+                event=_read(dict(zip(fields[::2], fields[1::2], strict=True)).get(_EVENT, b"")),
+            )
+            for entry_id, fields in found
         ]
 
     async def remove(self, entry_ids: Sequence[str]) -> None:
         """Remove entries that are in the ledger."""
-        if not entry_ids:
-            return
-        try:
-            async with asyncio.timeout(READ_WITHIN_S):
-                await self._client.xdel(keys.usage_spill(), *entry_ids)
-        except OUTAGES as error:
-            raise MeteringUnavailable(retry_after_s=1) from error
+        if entry_ids:
+            await self._drain(self._remove, list(entry_ids))
 
     async def set_aside(self, entry_ids: Sequence[str]) -> None:
         """Move entries that the ledger will never take to where an operator finds them."""
         try:
             await self._drains.run(self._set_aside, [keys.usage_spill(), keys.usage_set_aside()], list(entry_ids))
+        except OUTAGES as error:
+            raise MeteringUnavailable(retry_after_s=1) from error
+
+    async def _drain(self, script: Script, args: Sequence[Value]) -> Reply:
+        try:
+            return await self._drains.run(script, [keys.usage_spill()], args)
         except OUTAGES as error:
             raise MeteringUnavailable(retry_after_s=1) from error
 
