@@ -108,7 +108,8 @@ def start_logging(*, style: str, level: str, stream: TextIO | None = None) -> Qu
         root.removeHandler(old)
     root.addHandler(_Queue(lines))
     root.setLevel(level.upper())
-    for noisy in ("uvicorn.access", "httpx", "alembic.runtime.migration"):
+    # The driver and the HTTP client would log the values of statements and whole URLs, which hold secrets of others.
+    for noisy in ("uvicorn.access", "httpx", "httpcore", "aiosqlite", "alembic.runtime.migration"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     listener = QueueListener(lines, handler)
     listener.start()

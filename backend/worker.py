@@ -6,11 +6,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from backend.adapters.db.usage_totals import SqlUsageTotals
+from backend.composition import Shared, open_webhook_sealer
 from backend.domain.clock import Clock
 from backend.domain.errors import ForecourtError
 from backend.domain.sessions import ABSOLUTE_LIFETIME
-from backend.services.ports import Store, UsageRollups
+from backend.services.ports import Metrics, OutboundHttp, Outbox, Store, UsageRollups
 from backend.services.signing_keys import KEPT_AFTER_RETIREMENT
+from backend.services.usage_alerts import UsageAlertService
+from backend.services.webhook_deliveries import WebhookDeliveryService
+from backend.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +95,28 @@ def usage_rollup(rollups: UsageRollups) -> Job:
     return Job(name="usage roll-up", every_s=5, work=work)
 
 
+def outgoing_jobs(
+    settings: Settings, shared: Shared, *, outbound: OutboundHttp, outbox: Outbox, metrics: Metrics
+) -> tuple[Job, ...]:
+    """Return the jobs that tell tenants what happens: webhooks, and how much of their quotas is used."""
+    webhooks = WebhookDeliveryService(
+        store=shared.database,
+        outbound=outbound,
+        sealer=open_webhook_sealer(settings),
+        outbox=outbox,
+        clock=shared.clock,
+        metrics=metrics,
+    )
+    alerts = UsageAlertService(
+        store=shared.database, totals=SqlUsageTotals(shared.database), outbox=outbox, clock=shared.clock
+    )
+    return (
+        Job(name="webhook delivery", every_s=2, work=webhooks.deliver_due),
+        Job(name="webhook clean-up", every_s=3600, work=webhooks.forget_old),
+        Job(name="usage alerts", every_s=30, work=alerts.check),
+    )
+
+
 async def run_jobs(jobs: tuple[Job, ...], stopping: asyncio.Event) -> None:
     """Run every job at once and then each in its rhythm, until asked to stop. A job that fails is tried again."""
     await asyncio.gather(*(_repeat(job, stopping) for job in jobs))
@@ -102,7 +129,8 @@ async def _repeat(job: Job, stopping: asyncio.Event) -> None:
         except ForecourtError as error:
             log.warning("job failed: %s", job.name, extra={"cause": error.code})
         else:
-            log.info("job done: %s", job.name, extra={"count": count})
+            # Some look every other second, and mostly find nothing.
+            log.log(logging.INFO if count else logging.DEBUG, "job done: %s", job.name, extra={"count": count})
         try:
             async with asyncio.timeout(job.every_s):
                 await stopping.wait()

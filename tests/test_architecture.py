@@ -44,6 +44,7 @@ HANDED_OUT_BY = {
     "Counter": "Metrics",
     "Gauge": "Metrics",
     "Histogram": "Metrics",
+    "UsageTotals": "the worker's jobs",
     "Resolver": "the OutboundHttp adapter, which asks it before it calls",
     "SigningKeySmith": "the command line, where signing keys are rotated",
 }

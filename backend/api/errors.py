@@ -44,6 +44,8 @@ STATUS: dict[type[ForecourtError], int] = {
     errors.KeyNotChangeable: 409,
     errors.KeyNotRotatable: 409,
     errors.RotationInProgress: 409,
+    errors.WebhookLimitReached: 409,
+    errors.WebhookDisabled: 409,
     errors.IdempotencyInProgress: 409,
     errors.Gone: 410,
     errors.InvitationExpired: 410,

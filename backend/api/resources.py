@@ -57,6 +57,7 @@ class Resources:
     key_hasher: KeyHasher
     key_use: KeyUse
     answer_sealer: Sealer
+    webhook_sealer: Sealer
     token_issuer: TokenIssuer
     opaque_tokens: OpaqueTokens
     mailed_tokens: OpaqueTokens

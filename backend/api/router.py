@@ -23,6 +23,7 @@ from backend.api.routes import (
     subscriptions,
     tenants,
     usage,
+    webhooks,
 )
 
 PUBLIC = frozenset(
@@ -72,6 +73,7 @@ def build_router() -> APIRouter:
         tenants,
         subscriptions,
         plans,
+        webhooks,
     ):
         v1.include_router(each.router)
     root.include_router(v1)

@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -19,8 +20,14 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
 from backend.adapters.db.migrations import require_current, upgrade
+from backend.adapters.memory.metrics import NullMetrics
 from backend.cli.console import explained, fail, opened, run
-from backend.composition import load_signing_keys, secret_of
+from backend.composition import (
+    load_signing_keys,
+    open_outbound,
+    open_outbox,
+    secret_of,
+)
 from backend.demo.setup import DEMO_FILE, one_at_a_time, prepare_environment, set_up
 from backend.logs import start_logging
 from backend.settings import Settings
@@ -28,6 +35,7 @@ from backend.worker import (
     idempotency_cleanup,
     login_cleanup,
     mailed_token_cleanup,
+    outgoing_jobs,
     revoked_token_cleanup,
     run_jobs,
     signing_key_cleanup,
@@ -90,8 +98,10 @@ def work() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         try:
-            async with opened(settings) as shared:
+            async with opened(settings) as shared, AsyncExitStack() as stack:
                 store, clock = shared.database, shared.clock
+                outbox = open_outbox(settings, stack, clock)
+                outbound = open_outbound(settings, stack)
                 cleanups = (
                     login_cleanup,
                     mailed_token_cleanup,
@@ -99,8 +109,12 @@ def work() -> None:
                     idempotency_cleanup,
                     signing_key_cleanup,
                 )
-                jobs = [cleanup(store, clock) for cleanup in cleanups]
-                await run_jobs((*jobs, usage_rollup(shared.usage_rollups)), stopping)
+                jobs = (
+                    *(cleanup(store, clock) for cleanup in cleanups),
+                    usage_rollup(shared.usage_rollups),
+                    *outgoing_jobs(settings, shared, outbound=outbound, outbox=outbox, metrics=NullMetrics()),
+                )
+                await run_jobs(jobs, stopping)
         finally:
             listener.stop()
 

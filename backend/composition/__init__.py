@@ -99,6 +99,11 @@ async def open_shared(
     )
 
 
+def open_webhook_sealer(settings: Settings) -> Sealer:
+    """Return what seals the secrets that webhooks are signed with."""
+    return Sealer(secret_of(settings), "webhook-secrets")
+
+
 def open_outbound(settings: Settings, stack: AsyncExitStack) -> HttpxOutbound:
     """Return what calls addresses that tenants name."""
     resolver = SystemResolver()
@@ -148,8 +153,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
     await run_periodically(stack, "key use", key_use.flush, every_s=KEY_USE_EVERY_S)
     passwords = Argon2Passwords()
     stack.callback(passwords.close)
-    outbox = BackgroundOutbox(_open_mailer(settings, clock))
-    stack.push_async_callback(outbox.settled)
+    outbox = open_outbox(settings, stack, clock)
     ledger = await open_ledger(settings, stack, metrics)
     models = await ModelService.open(
         settings.models,
@@ -190,6 +194,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         key_hasher=open_key_hasher(settings),
         key_use=key_use,
         answer_sealer=Sealer(secret, "idempotent-answers"),
+        webhook_sealer=open_webhook_sealer(settings),
         token_issuer=issuer,
         opaque_tokens=HmacOpaqueTokens(secret),
         mailed_tokens=HmacOpaqueTokens(secret, kind="mailed-token", prefix="fm_"),
@@ -212,6 +217,13 @@ def _open_metrics(settings: Settings, stack: AsyncExitStack) -> PrometheusMetric
         except OSError as error:
             raise MisconfiguredError(f"FORECOURT_METRICS_PORT: cannot listen on {host}:{port}") from error
     return metrics
+
+
+def open_outbox(settings: Settings, stack: AsyncExitStack, clock: Clock) -> BackgroundOutbox:
+    """Return what takes mail; it is sent before everything else is closed."""
+    outbox = BackgroundOutbox(_open_mailer(settings, clock))
+    stack.push_async_callback(outbox.settled)
+    return outbox
 
 
 def _open_mailer(settings: Settings, clock: Clock) -> Mailer:

@@ -50,6 +50,13 @@ class Action(StrEnum):
     SESSION_REVOKED = "session.revoked"
     ACCESS_TOKEN_REVOKED = "access-token.revoked"  # noqa: S105  # an action, not a token
     SIGNING_KEY_ROTATED = "signing-key.rotated"
+    WEBHOOK_CREATED = "webhook.created"
+    WEBHOOK_UPDATED = "webhook.updated"
+    WEBHOOK_ROTATED = "webhook.rotated"
+    WEBHOOK_DELETED = "webhook.deleted"
+    WEBHOOK_DISABLED = "webhook.disabled"
+    WEBHOOK_TESTED = "webhook.tested"
+    WEBHOOK_REDELIVERED = "webhook.redelivered"
     LIMITS_UPDATED = "limits.updated"
     MODEL_ADDED = "model.added"
     MODEL_REMOVED = "model.removed"

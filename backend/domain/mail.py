@@ -5,6 +5,11 @@ Nothing a stranger typed goes into a message to somebody else's address, but the
 
 from dataclasses import dataclass
 
+from backend.domain.api_keys import Environment
+from backend.domain.plans import QuotaMode
+from backend.domain.usage_alerts import UsageAlert
+from backend.domain.webhooks import FAILING_FOR, DisabledBecause
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mail:
@@ -73,6 +78,43 @@ def reset_mail(*, to: str, public_url: str, token: str) -> Mail:
             "By program: POST /v1/auth/reset with this token:\n\n"
             f"{token}\n\n"
             "If it was not you, ignore this: the password stays as it is.\n"
+        ),
+    )
+
+
+def endpoint_disabled_mail(*, to: str, tenant: str, origin: str, because: DisabledBecause) -> Mail:
+    """Return the message that an endpoint is not called any more. Only its origin: the rest may be a secret."""
+    cause = (
+        "It answered 410 Gone."
+        if because is DisabledBecause.GONE
+        else f"It has taken no message for {FAILING_FOR.days} days."
+    )
+    return Mail(
+        to=to,
+        subject=f"A webhook of {one_line(tenant)} was disabled",
+        text=(
+            f"The webhook endpoint at {one_line(origin)} is not called any more.\n{cause}\n\n"
+            "Nothing was lost that you cannot have again: enable the endpoint with PATCH /v1/webhooks/{id},\n"
+            "and have what is missing sent once more with POST /v1/webhooks/{id}/deliveries/{delivery_id}/redeliver.\n"
+        ),
+    )
+
+
+def usage_threshold_mail(*, to: str, tenant: str, alert: UsageAlert) -> Mail:
+    """Return the message that a threshold of a quota is reached."""
+    use = alert.use
+    whose = "the quota" if use.scope == "tenant" else f"the quota of the key {use.subject}"
+    environment = "" if use.environment is Environment.LIVE else " (test environment)"
+    beyond = {
+        QuotaMode.HARD: "At 100 % further rows are refused until the month is over.",
+        QuotaMode.SOFT: "Beyond 100 % rows are served on, and are overage.",
+    }[use.mode]
+    return Mail(
+        to=to,
+        subject=f"{one_line(tenant)} has used {alert.threshold} % of its quota for {use.period}",
+        text=(
+            f"{use.units} of {use.limit} rows of {whose} for {use.period} are used{environment}.\n{beyond}\n\n"
+            "Where you stand at any time: GET /v1/limits\n"
         ),
     )
 

@@ -112,6 +112,16 @@ class EventPage:
     watermark: LedgerPosition
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageTotal:
+    """What one credential used in a period."""
+
+    environment: Environment
+    credential_id: str
+    units: int
+    billable_units: int
+
+
 class Bucket(StrEnum):
     """The width of one line of a summary, in UTC."""
 

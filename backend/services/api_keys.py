@@ -25,6 +25,8 @@ from backend.domain.errors import (
 from backend.domain.ids import KeyId, new_id
 from backend.domain.models import is_model_reference
 from backend.domain.scopes import DEFAULT_KEY_SCOPES, Scope
+from backend.domain.webhooks import WebhookEvent
+from backend.services.announcements import announce
 from backend.services.ports import Admission, CursorCodec, KeyHasher, UnitOfWork
 from backend.services.ports.store import KeyFilter
 
@@ -219,6 +221,8 @@ class ApiKeyService:
         if key is None:
             raise NotFound
         await self._changed(caller, Action.API_KEY_REVOKED, before, key)
+        told = {"key_id": key.id, "name": key.name, "environment": key.environment.value, "last4": key.last4}
+        await announce(self._unit, caller.tenant_id, WebhookEvent.API_KEY_REVOKED, told, self._clock.now())
         return key
 
     async def _held(self, caller: Caller, key_id: str) -> ApiKey:

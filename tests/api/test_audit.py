@@ -79,6 +79,7 @@ class Mutation:
 
 KEY = {"name": "audited", "environment": "live"}
 ACCOUNT = {"name": "audited", "scopes": ["usage:read"]}
+WEBHOOK = {"url": "http://127.0.0.1:9/"}
 
 
 async def _own_session(scene: Scene) -> Call:
@@ -121,6 +122,16 @@ async def _account(scene: Scene) -> str:
 async def _invitation(scene: Scene) -> str:
     body = {"email": f"somebody@{scene.tenant.slug}.example", "role": "viewer"}
     return await scene.made("/v1/invitations", body)
+
+
+async def _webhook(scene: Scene) -> str:
+    return await scene.made("/v1/webhooks", WEBHOOK)
+
+
+async def _delivery(scene: Scene) -> str:
+    webhook = await _webhook(scene)
+    answer = await scene.send("POST", f"/v1/webhooks/{webhook}/test")
+    return f"{webhook}/deliveries/{answer.json()['id']}"
 
 
 MUTATIONS: dict[str, Mutation] = {
@@ -186,6 +197,34 @@ MUTATIONS: dict[str, Mutation] = {
         action="api-key.revoked",
         does=on("/v1/api-keys/{}/revoke", _key),
         refuses=("/v1/api-keys/key_none/revoke", None),
+    ),
+    "POST /v1/webhooks": Mutation(
+        action="webhook.created",
+        does=constantly("/v1/webhooks", WEBHOOK),
+        refuses=("/v1/webhooks", {"url": "https://10.0.0.1/"}),
+    ),
+    "PATCH /v1/webhooks/{webhook_id}": Mutation(
+        action="webhook.updated",
+        does=on("/v1/webhooks/{}", _webhook, {"description": "changed"}),
+        refuses=("/v1/webhooks/whk_none", {"description": "changed"}),
+    ),
+    "DELETE /v1/webhooks/{webhook_id}": Mutation(
+        action="webhook.deleted", does=on("/v1/webhooks/{}", _webhook), refuses=("/v1/webhooks/whk_none", None)
+    ),
+    "POST /v1/webhooks/{webhook_id}/rotate-secret": Mutation(
+        action="webhook.rotated",
+        does=on("/v1/webhooks/{}/rotate-secret", _webhook, {}),
+        refuses=("/v1/webhooks/whk_none/rotate-secret", {}),
+    ),
+    "POST /v1/webhooks/{webhook_id}/test": Mutation(
+        action="webhook.tested",
+        does=on("/v1/webhooks/{}/test", _webhook),
+        refuses=("/v1/webhooks/whk_none/test", None),
+    ),
+    "POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": Mutation(
+        action="webhook.redelivered",
+        does=on("/v1/webhooks/{}/redeliver", _delivery),
+        refuses=("/v1/webhooks/whk_none/deliveries/whd_none/redeliver", None),
     ),
     "POST /v1/me/password": Mutation(
         action="password.changed",

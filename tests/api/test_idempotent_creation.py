@@ -44,17 +44,33 @@ async def a_service_account(world: World, tenant: TenantUnderTest, owner: dict[s
     return "/v1/service-accounts", ACCOUNT, ACCOUNT | {"name": "other"}
 
 
+WEBHOOK = {"url": "http://127.0.0.1:9/"}
+
+
+async def a_webhook(world: World, tenant: TenantUnderTest, owner: dict[str, str]) -> Target:
+    return "/v1/webhooks", WEBHOOK, WEBHOOK | {"description": "other"}
+
+
+async def a_new_webhook_secret(world: World, tenant: TenantUnderTest, owner: dict[str, str]) -> Target:
+    made = await world.client.post("/v1/webhooks", json=WEBHOOK, headers=owner)
+    return f"/v1/webhooks/{made.json()['id']}/rotate-secret", {"overlap_seconds": 60}, {"overlap_seconds": 61}
+
+
 CREATING: dict[str, Callable[..., Any]] = {
     "POST /v1/api-keys": a_new_key,
     "POST /v1/api-keys/{key_id}/rotate": a_rotation,
     "POST /v1/invitations": an_invitation,
     "POST /v1/service-accounts": a_service_account,
+    "POST /v1/webhooks": a_webhook,
+    "POST /v1/webhooks/{webhook_id}/rotate-secret": a_new_webhook_secret,
 }
 # These take the header, and are tested elsewhere or by a case of their own.
 OTHERS = {
     "POST /v1/predict",
     "POST /v1/models/{model}/predict",
     "POST /v1/service-accounts/{account_id}/rotate-secret",
+    "POST /v1/webhooks/{webhook_id}/test",
+    "POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver",
     "POST /v1/admin/tenants",
     "POST /v1/admin/plans",
 }

@@ -23,6 +23,8 @@ MISSING = {
     "invitation_id": "inv_00000000000000000000000000",
     "account_id": "sa_00000000000000000000000000",
     "session_id": "ses_00000000000000000000000000",
+    "webhook_id": "whk_00000000000000000000000000",
+    "webhook_id}/deliveries/{delivery_id": "whk_00000000000000000000000000/deliveries/whd_00000000000000000000000000",
 }
 
 
@@ -86,6 +88,16 @@ async def a_session(side: Side) -> str:
     return str((await side.listed("/v1/me/sessions"))[0]["id"])
 
 
+async def a_webhook(side: Side) -> str:
+    return await side.made("/v1/webhooks", {"url": "http://127.0.0.1:9/"})
+
+
+async def a_delivery(side: Side) -> str:
+    webhook = await a_webhook(side)
+    answer = await side.world.client.post(f"/v1/webhooks/{webhook}/test", headers=side.owner)
+    return f"{webhook}/deliveries/{answer.json()['id']}"
+
+
 OWNED: dict[str, tuple[str, Finder, dict[str, Any] | None]] = {
     "GET /v1/api-keys/{key_id}": ("key_id", a_key, None),
     "PATCH /v1/api-keys/{key_id}": ("key_id", a_key, {"name": "mine"}),
@@ -97,6 +109,17 @@ OWNED: dict[str, tuple[str, Finder, dict[str, Any] | None]] = {
     "POST /v1/service-accounts/{account_id}/rotate-secret": ("account_id", a_service_account, None),
     "DELETE /v1/service-accounts/{account_id}": ("account_id", a_service_account, None),
     "DELETE /v1/me/sessions/{session_id}": ("session_id", a_session, None),
+    "GET /v1/webhooks/{webhook_id}": ("webhook_id", a_webhook, None),
+    "PATCH /v1/webhooks/{webhook_id}": ("webhook_id", a_webhook, {"description": "mine"}),
+    "DELETE /v1/webhooks/{webhook_id}": ("webhook_id", a_webhook, None),
+    "POST /v1/webhooks/{webhook_id}/rotate-secret": ("webhook_id", a_webhook, {"overlap_seconds": 0}),
+    "POST /v1/webhooks/{webhook_id}/test": ("webhook_id", a_webhook, None),
+    "GET /v1/webhooks/{webhook_id}/deliveries": ("webhook_id", a_webhook, None),
+    "POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": (
+        "webhook_id}/deliveries/{delivery_id",
+        a_delivery,
+        None,
+    ),
 }
 MODELS = "the models are the platform's, the same for every tenant"
 ADMIN = "the operator's: the role matrix lets nobody from a tenant in"
@@ -111,6 +134,7 @@ SHARED = {
     "GET /v1/models/{model}/versions/{version}": MODELS,
     "POST /v1/models/{model}/predict": MODELS,
 }
+LISTS = ("/v1/api-keys", "/v1/members", "/v1/invitations", "/v1/service-accounts", "/v1/webhooks", "/v1/audit-log")
 # Of these only people may ask.
 FOR_PEOPLE = {"DELETE /v1/me/sessions/{session_id}"}
 
@@ -149,8 +173,7 @@ async def test_a1_404_another_tenants_id(sides: tuple[Side, Side], route: str) -
 
 async def everything(side: Side) -> list[Any]:
     """Return all that a tenant sees of itself."""
-    paths = ("/v1/api-keys", "/v1/members", "/v1/invitations", "/v1/service-accounts", "/v1/audit-log")
-    return [await side.listed(path, limit=100) for path in paths]
+    return [await side.listed(path, limit=100) for path in LISTS]
 
 
 async def test_a1_lists_hold_ones_own(sides: tuple[Side, Side]) -> None:
@@ -158,9 +181,17 @@ async def test_a1_lists_hold_ones_own(sides: tuple[Side, Side]) -> None:
     for side in sides:
         await an_invitation(side)
         await a_service_account(side)
+        await a_webhook(side)
         await side.world.predict(side.tenant.live)
         await side.world.events(side.tenant)
-    for path in ("/v1/api-keys", "/v1/members", "/v1/invitations", "/v1/service-accounts", "/v1/audit-log"):
+    for path in (
+        "/v1/api-keys",
+        "/v1/members",
+        "/v1/invitations",
+        "/v1/service-accounts",
+        "/v1/webhooks",
+        "/v1/audit-log",
+    ):
         seen = [{each["id"] for each in await side.listed(path, limit=100)} for side in (mine, other)]
         assert seen[0], path
         assert seen[0].isdisjoint(seen[1]), path
@@ -184,7 +215,9 @@ async def test_a1_filters_by_another_tenants_ids_find_nothing(sides: tuple[Side,
     )
 
 
-PAGED = ("/v1/api-keys", "/v1/members", "/v1/invitations", "/v1/service-accounts", "/v1/audit-log", "/v1/usage/events")
+PAGED = (*LISTS, "/v1/usage/events")
+# A list of one's own under an id, which another tenant does not get past.
+PAGED_UNDER_AN_ID = {"/v1/webhooks/{webhook_id}/deliveries"}
 
 
 @pytest.mark.parametrize("path", PAGED)
@@ -195,6 +228,7 @@ async def test_a1_422_another_tenants_cursor(sides: tuple[Side, Side], path: str
             await side.world.member(side.tenant, Role.VIEWER)
             await side.made("/v1/invitations", {"email": f"g{number}@{side.tenant.slug}.example", "role": "viewer"})
             await a_service_account(side)
+            await a_webhook(side)
             await side.world.predict(side.tenant.live)
         await side.world.events(side.tenant)
     cursor = (await mine.get(path, limit=1)).json()["next_cursor"]
@@ -215,7 +249,7 @@ async def test_a1_every_list_with_a_cursor_stands_above(world: World) -> None:
         for operation in operations.values()
         if any(each["name"] == "cursor" for each in operation.get("parameters", ()))
     }
-    assert paged == set(PAGED)
+    assert paged == set(PAGED) | PAGED_UNDER_AN_ID
 
 
 async def test_a1_idempotency_keys_are_not_shared(sides: tuple[Side, Side]) -> None:

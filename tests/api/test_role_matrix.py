@@ -76,6 +76,16 @@ DELETE /v1/admin/models/{model}/aliases/{alias}         admin           operator
 POST   /v1/admin/models/{model}/versions/{version}/load    admin        operator
 POST   /v1/admin/models/{model}/versions/{version}/unload  admin        operator
 
+POST   /v1/webhooks                                     tenant:write    owner admin
+GET    /v1/webhooks                                     usage:read      owner admin developer billing viewer
+GET    /v1/webhooks/{webhook_id}                        usage:read      owner admin developer billing viewer
+PATCH  /v1/webhooks/{webhook_id}                        tenant:write    owner admin
+DELETE /v1/webhooks/{webhook_id}                        tenant:write    owner admin
+POST   /v1/webhooks/{webhook_id}/rotate-secret          tenant:write    owner admin
+POST   /v1/webhooks/{webhook_id}/test                   tenant:write    owner admin
+GET    /v1/webhooks/{webhook_id}/deliveries             usage:read      owner admin developer billing viewer
+POST   /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver tenant:write owner admin
+
 GET    /v1/me                                           people          owner admin developer billing viewer operator billing_reader
 POST   /v1/me/password                                  people          owner admin developer billing viewer operator billing_reader
 GET    /v1/me/sessions                                  people          owner admin developer billing viewer operator billing_reader

@@ -26,13 +26,17 @@ from backend.adapters.db.rollups import SqlUsageRollups
 from backend.adapters.db.row_security import SecondTenantError, of_all_tenants, tenant_rows
 from backend.adapters.db.unit_of_work import Database, SqlUnitOfWork
 from backend.adapters.memory.metrics import NullMetrics
+from backend.domain.api_keys import Environment
 from backend.domain.audit import SYSTEM, Action, AuditEntry, AuditFilter
 from backend.domain.ids import KeyId, TenantId, UserId, new_id
 from backend.domain.invitations import Invitation
-from backend.domain.plans import seed_plans
+from backend.domain.plans import QuotaMode, seed_plans
 from backend.domain.scopes import Role, Scope
 from backend.domain.service_accounts import ServiceAccount
 from backend.domain.tenants import Membership, Tenant, TenantStatus, User
+from backend.domain.usage_alerts import QuotaUse, UsageAlert
+from backend.domain.webhook_deliveries import Delivery
+from backend.domain.webhooks import WebhookEndpoint, WebhookEvent, WebhookMessage
 from backend.services.ports.store import StoredRepetition
 from tests.contracts.ledgers import an_event
 from tests.databases import connected, postgres_database, sqlite_url
@@ -175,6 +179,30 @@ async def furnish(unit: SqlUnitOfWork, tenant_id: TenantId) -> None:
             expires_at=NOW + timedelta(days=1),
         ),
     )
+    endpoint = WebhookEndpoint(
+        id=f"whk_of_{tenant_id}",
+        tenant_id=tenant_id,
+        url="https://hooks.example.com/",
+        description="",
+        events=None,
+        sealed_secret=b"sealed",
+        previous=None,
+        created_by=user.id,
+        created_at=NOW,
+    )
+    await unit.webhook_endpoints.add(tenant_id, endpoint)
+    message = WebhookMessage.telling(WebhookEvent.TEST, {}, NOW)
+    await unit.webhook_deliveries.add(tenant_id, Delivery.of(message, endpoint, NOW))
+    use = QuotaUse(
+        period="2026-07",
+        environment=Environment.LIVE,
+        scope="tenant",
+        subject=tenant_id,
+        units=1,
+        limit=2,
+        mode=QuotaMode.HARD,
+    )
+    await unit.usage_alerts.add(tenant_id, UsageAlert(use=use, threshold=50, at=NOW))
     await unit.audit.record(tenant_id, AuditEntry(actor=SYSTEM, action=Action.TENANT_CREATED, target_id=tenant_id))
 
 

@@ -85,6 +85,18 @@ class SqlMemberships:
         ).one_or_none()
         return (_membership(found[0]), user_from_row(found[1])) if found else None
 
+    async def emails_of(self, tenant_id: TenantId, roles: frozenset[Role]) -> tuple[str, ...]:
+        """Return the addresses of those who sit there with one of these roles and may sign in, oldest seat first."""
+        addresses = await self._session.scalars(
+            select(UserRow.email)
+            .join(MembershipRow, col(MembershipRow.user_id) == col(UserRow.id))
+            .where(col(MembershipRow.tenant_id) == tenant_id)
+            .where(col(MembershipRow.role).in_([role.value for role in roles]))
+            .where(col(UserRow.disabled).is_(False))
+            .order_by(col(MembershipRow.id))
+        )
+        return tuple(addresses)
+
     async def count_owners(self, tenant_id: TenantId, *, besides: str) -> int:
         """Count the owners who may sign in, without the seat of that id."""
         count = await self._session.scalar(

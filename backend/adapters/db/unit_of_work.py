@@ -24,7 +24,10 @@ from backend.adapters.db.sessions import SqlSessions
 from backend.adapters.db.signing_keys import SqlSigningKeys
 from backend.adapters.db.subscriptions import SqlSubscriptions
 from backend.adapters.db.tenants import SqlTenants
+from backend.adapters.db.usage_alerts import SqlUsageAlerts
 from backend.adapters.db.users import SqlUsers
+from backend.adapters.db.webhook_deliveries import SqlWebhookDeliveries
+from backend.adapters.db.webhook_endpoints import SqlWebhookEndpoints
 from backend.adapters.memory.metrics import NullMetrics
 from backend.adapters.probed_breaker import ProbedBreaker
 from backend.adapters.single_flight import SingleFlight
@@ -111,6 +114,21 @@ class SqlUnitOfWork:
     def audit(self) -> SqlAuditLog:
         """What happened."""
         return SqlAuditLog(self._session)
+
+    @cached_property
+    def webhook_endpoints(self) -> SqlWebhookEndpoints:
+        """Where a tenant is told what happens."""
+        return SqlWebhookEndpoints(self._session)
+
+    @cached_property
+    def webhook_deliveries(self) -> SqlWebhookDeliveries:
+        """What is on its way there."""
+        return SqlWebhookDeliveries(self._session)
+
+    @cached_property
+    def usage_alerts(self) -> SqlUsageAlerts:
+        """Which thresholds of its quotas a tenant has reached."""
+        return SqlUsageAlerts(self._session)
 
     def after_commit(self, action: Callable[[], Awaitable[None]]) -> None:
         """Run ``action`` once the transaction is durable."""

@@ -16,8 +16,18 @@ from backend.adapters.db.commit_order import CommitOrder
 from backend.adapters.db.row_security import show_tenant
 from backend.adapters.db.tables import UsageCheckpointRow, UsageEventRow, UsageRollupRow
 from backend.adapters.db.unit_of_work import Database
+from backend.domain.api_keys import Environment
 from backend.domain.ids import TenantId
-from backend.domain.usage import Bucket, GroupBy, PlanUsage, SummaryLine, SummaryQuery, UnitsQuery, is_complete
+from backend.domain.usage import (
+    Bucket,
+    GroupBy,
+    PlanUsage,
+    SummaryLine,
+    SummaryQuery,
+    UnitsQuery,
+    UsageTotal,
+    is_complete,
+)
 
 ROLLUPS = "rollups"
 HOUR = timedelta(hours=1)
@@ -66,6 +76,20 @@ class UsageSums:
             filters["credential_id"] = wanted.credential_id
         rows = await self._summed(tenant_id, self._everything(tenant_id, [], filters), [])
         return int(rows[0].units or 0)
+
+    async def by_credential(self, tenant_id: TenantId, period: str) -> tuple[UsageTotal, ...]:
+        """Return a period's totals of each environment and credential."""
+        names = ["environment", "credential_id"]
+        rows = await self._summed(tenant_id, self._everything(tenant_id, names, {"period": period}), names)
+        return tuple(
+            UsageTotal(
+                environment=Environment(row.environment),
+                credential_id=row.credential_id,
+                units=int(row.units),
+                billable_units=int(row.billable_units),
+            )
+            for row in rows
+        )
 
     async def by_plan(self, tenant_id: TenantId, period: str) -> tuple[PlanUsage, ...]:
         """Return a period's totals of each plan version that was in force."""

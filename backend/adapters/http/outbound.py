@@ -57,7 +57,7 @@ class HttpxOutbound:
         self._allowed = allowed
         self._limits = limits or OutboundLimits()
         self._tls = tls or httpx.create_ssl_context()
-        self._timeout = httpx.Timeout(self._limits.read_s, connect=self._limits.connect_s)
+        self._timeout = httpx.Timeout(self._limits.read_s, connect=self._limits.connect_s).as_dict()
 
     async def check(self, url: str) -> None:
         """Return when the URL could be called now.
@@ -76,18 +76,13 @@ class HttpxOutbound:
         Raises:
             CallFailed: no answer came, or none was allowed to be asked for.
         """
+        started_s = time.monotonic()
         try:
             async with asyncio.timeout(self._limits.total_s):
                 target, addresses = await self._judged(url)
                 return await self._post(target, addresses, headers, body)
-        except _RefusedError as refused:
-            raise CallFailed(reason=refused.failure) from refused
-        except (TimeoutError, httpx.TimeoutException) as error:
-            raise CallFailed(reason=CallFailure.TIMEOUT) from error
-        except httpx.NetworkError as error:
-            raise CallFailed(reason=CallFailure.TLS if _is_about_tls(error) else CallFailure.UNREACHABLE) from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise CallFailed(reason=CallFailure.PROTOCOL) from error
+        except (_RefusedError, TimeoutError, httpx.HTTPError, httpx.InvalidURL) as error:
+            raise CallFailed(reason=_reason_of(error), duration_ms=_ms_since(started_s)) from error
 
     async def _judged(self, url: str) -> tuple[httpx.URL, tuple[Address, ...]]:
         """Return a URL that may be called, and the addresses for which that was found."""
@@ -144,25 +139,27 @@ class HttpxOutbound:
             "Connection": "close",
             **headers,
         }
-        async with (
-            httpx.AsyncClient(verify=self._tls, trust_env=False, timeout=self._timeout) as client,
-            client.stream(
-                "POST",
-                target.copy_with(host=str(address)),
-                headers=sent,
-                content=body,
-                extensions={"sni_hostname": target.raw_host.decode("ascii")},
-                follow_redirects=False,
-            ) as response,
-        ):
-            content, is_whole = await self._beginning(response)
-            return OutboundAnswer(
-                status=response.status_code,
-                headers={name.lower(): value for name, value in response.headers.items()},
-                body=content,
-                is_whole=is_whole,
-                duration_ms=round((time.monotonic() - started_s) * 1000),
-            )
+        request = httpx.Request(
+            "POST",
+            target.copy_with(host=str(address)),
+            headers=sent,
+            content=body,
+            extensions={"timeout": self._timeout, "sni_hostname": target.raw_host.decode("ascii")},
+        )
+        # Without a client around it: that one would log the whole URL, whose path may be a secret.
+        async with httpx.AsyncHTTPTransport(verify=self._tls, trust_env=False) as transport:
+            response = await transport.handle_async_request(request)
+            try:
+                content, is_whole = await self._beginning(response)
+            finally:
+                await response.aclose()
+        return OutboundAnswer(
+            status=response.status_code,
+            headers={name.lower(): value for name, value in response.headers.items()},
+            body=content,
+            is_whole=is_whole,
+            duration_ms=_ms_since(started_s),
+        )
 
     async def _beginning(self, response: httpx.Response) -> tuple[bytes, bool]:
         """Return an answer's body as far as it is read, not unpacked, and whether that is all of it."""
@@ -172,6 +169,22 @@ class HttpxOutbound:
             if len(content) > self._limits.answer_bytes:
                 return content[: self._limits.answer_bytes], False
         return content, True
+
+
+def _ms_since(started_s: float) -> int:
+    return round((time.monotonic() - started_s) * 1000)
+
+
+def _reason_of(error: Exception) -> CallFailure:
+    match error:
+        case _RefusedError():
+            return error.failure
+        case TimeoutError() | httpx.TimeoutException():
+            return CallFailure.TIMEOUT
+        case httpx.NetworkError():
+            return CallFailure.TLS if _is_about_tls(error) else CallFailure.UNREACHABLE
+        case _:
+            return CallFailure.PROTOCOL
 
 
 def _is_about_tls(error: BaseException | None) -> bool:

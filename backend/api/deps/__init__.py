@@ -67,6 +67,7 @@ from backend.api.deps.providers import (
     get_token_issuer,
     get_unit_of_work,
     get_usage_reader,
+    get_webhook_sealer,
     provided,
 )
 from backend.api.deps.services import (
@@ -90,6 +91,7 @@ from backend.api.deps.services import (
     TenantServiceDep,
     TokenServiceDep,
     UsageServiceDep,
+    WebhookServiceDep,
     get_acceptance_service,
     get_api_key_service,
     get_audit_service,
@@ -110,6 +112,7 @@ from backend.api.deps.services import (
     get_tenant_service,
     get_token_service,
     get_usage_service,
+    get_webhook_service,
 )
 
 __all__ = [
@@ -159,6 +162,7 @@ __all__ = [
     "UsageReaderCaller",
     "UsageServiceDep",
     "UserCaller",
+    "WebhookServiceDep",
     "get_acceptance_service",
     "get_admission",
     "get_answer_sealer",
@@ -208,6 +212,8 @@ __all__ = [
     "get_unit_of_work",
     "get_usage_reader",
     "get_usage_service",
+    "get_webhook_sealer",
+    "get_webhook_service",
     "presented_credential",
     "provided",
     "require_limits_reader",

@@ -104,6 +104,11 @@ def get_answer_sealer(request: Request) -> Sealer:
     return get_resources(request).answer_sealer
 
 
+def get_webhook_sealer(request: Request) -> Sealer:
+    """Return what seals the secrets that webhooks are signed with."""
+    return get_resources(request).webhook_sealer
+
+
 def get_token_issuer(request: Request) -> TokenIssuer:
     """Return what signs and verifies access tokens."""
     return get_resources(request).token_issuer

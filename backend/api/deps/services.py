@@ -25,6 +25,7 @@ from backend.api.deps.providers import (
     get_store,
     get_token_issuer,
     get_usage_reader,
+    get_webhook_sealer,
     provided,
 )
 from backend.services.acceptances import AcceptanceService
@@ -48,6 +49,7 @@ from backend.services.subscriptions import SubscriptionService
 from backend.services.tenants import TenantService
 from backend.services.tokens import TokenService
 from backend.services.usage import UsageService
+from backend.services.webhooks import WebhookService
 
 
 async def get_prediction_service(request: Request) -> PredictionService:
@@ -214,6 +216,16 @@ async def get_usage_service(request: Request) -> UsageService:
     )
 
 
+async def get_webhook_service(request: Request, unit: UnitDep) -> WebhookService:
+    """Return the webhook service in the request's unit of work."""
+    return WebhookService(
+        unit=unit,
+        sealer=provided(request, get_webhook_sealer),
+        cursors=provided(request, get_cursor_codec),
+        clock=provided(request, get_clock),
+    )
+
+
 async def get_audit_service(request: Request, unit: UnitDep) -> AuditService:
     """Return the audit service in the request's unit of work."""
     return AuditService(unit=unit, cursors=provided(request, get_cursor_codec))
@@ -254,5 +266,6 @@ TenantServiceDep = Annotated[TenantService, Depends(get_tenant_service)]
 RolloutServiceDep = Annotated[RolloutService, Depends(get_rollout_service)]
 PeopleServiceDep = Annotated[PeopleService, Depends(get_people_service)]
 TokenServiceDep = Annotated[TokenService, Depends(get_token_service)]
+WebhookServiceDep = Annotated[WebhookService, Depends(get_webhook_service)]
 UsageServiceDep = Annotated[UsageService, Depends(get_usage_service)]
 PredictionServiceDep = Annotated[PredictionService, Depends(get_prediction_service)]

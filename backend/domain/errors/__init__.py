@@ -76,6 +76,8 @@ from backend.domain.errors.requests import (
     UnsupportedEncoding,
     VersionInUse,
     WeakPassword,
+    WebhookDisabled,
+    WebhookLimitReached,
 )
 
 __all__ = [
@@ -133,4 +135,6 @@ __all__ = [
     "UrlNotAllowed",
     "VersionInUse",
     "WeakPassword",
+    "WebhookDisabled",
+    "WebhookLimitReached",
 ]

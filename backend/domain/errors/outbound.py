@@ -32,12 +32,15 @@ class CallFailure(StrEnum):
 
 
 class CallFailed(Unavailable):
-    """A call brought no answer; ``reason`` says at which step it ended."""
+    """A call brought no answer; ``reason`` says at which step it ended, ``duration_ms`` after how long."""
 
     code = "call-failed"
     title = "Call failed"
     default_detail = "The other side did not answer."
 
-    def __init__(self, detail: str | None = None, *, reason: CallFailure = CallFailure.UNREACHABLE) -> None:
+    def __init__(
+        self, detail: str | None = None, *, reason: CallFailure = CallFailure.UNREACHABLE, duration_ms: int = 0
+    ) -> None:
         super().__init__(detail)
         self.reason = reason
+        self.duration_ms = duration_ms

@@ -110,6 +110,22 @@ class RotationInProgress(Conflict):
     default_detail = "The overlap of the last rotation is still running."
 
 
+class WebhookLimitReached(Conflict):
+    """The tenant has as many webhook endpoints as it may."""
+
+    code = "webhook-limit-reached"
+    title = "Webhook limit reached"
+    default_detail = "This tenant has as many webhook endpoints as it may. Delete one first."
+
+
+class WebhookDisabled(Conflict):
+    """Nothing is sent to a disabled endpoint."""
+
+    code = "webhook-disabled"
+    title = "Webhook disabled"
+    default_detail = "This webhook endpoint is disabled. Enable it first."
+
+
 class IdempotencyInProgress(Conflict):
     """The first request with this Idempotency-Key has not been answered yet."""
 

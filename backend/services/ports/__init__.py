@@ -7,6 +7,7 @@ Admission            epochs, limits, quota, idempotency, cache  memory, redis
 Ledger               usage events, durable on return            db
 UsageReader          what the ledger holds                      db
 UsageRollups         sums by the hour, derived from it          db
+UsageTotals          who used how much lately                   db
 ModelCatalog         the shared model service                   model_service
 ModelRollouts        which versions are served, and as what     model_service
 Store                opens units of work                        db
@@ -49,13 +50,14 @@ from backend.services.ports.identity import (
     UnknownSigningKey,
 )
 from backend.services.ports.mail import Mailer, Outbox
-from backend.services.ports.metering import Ledger, UsageReader, UsageRollups
+from backend.services.ports.metering import Ledger, UsageReader, UsageRollups, UsageTotals
 from backend.services.ports.metrics import Counter, Gauge, Histogram, Metrics
 from backend.services.ports.models import EncodedRows, ModelCatalog, ModelRollouts, ServedModel
 from backend.services.ports.outbound import OutboundAnswer, OutboundHttp, Resolver
 from backend.services.ports.store import (
     ApiKeys,
     AuditLog,
+    ClaimedDelivery,
     IdempotencyRecords,
     Invitations,
     MailedTokens,
@@ -69,7 +71,10 @@ from backend.services.ports.store import (
     Subscriptions,
     Tenants,
     UnitOfWork,
+    UsageAlerts,
     Users,
+    WebhookDeliveries,
+    WebhookEndpoints,
 )
 
 __all__ = [
@@ -77,6 +82,7 @@ __all__ = [
     "Admission",
     "ApiKeys",
     "AuditLog",
+    "ClaimedDelivery",
     "Counter",
     "CursorCodec",
     "EncodedRows",
@@ -118,7 +124,11 @@ __all__ = [
     "TokenIssuer",
     "UnitOfWork",
     "UnknownSigningKey",
+    "UsageAlerts",
     "UsageReader",
     "UsageRollups",
+    "UsageTotals",
     "Users",
+    "WebhookDeliveries",
+    "WebhookEndpoints",
 ]

@@ -11,6 +11,7 @@ from backend.domain.usage import (
     SummaryLine,
     SummaryQuery,
     UsageEvent,
+    UsageTotal,
 )
 
 
@@ -51,4 +52,16 @@ class UsageRollups(Protocol):
 
     async def fold_of_all_tenants(self) -> int:
         """Fold the next events below the watermark; return how many. None are left, or another process folds: 0."""
+        ...
+
+
+class UsageTotals(Protocol):
+    """What the worker's jobs read of the ledger."""
+
+    async def of_period(self, tenant_id: TenantId, period: str) -> tuple[UsageTotal, ...]:
+        """Return a period's sums by environment and credential, as the ledger stands now."""
+        ...
+
+    async def active_of_all_tenants(self, after: LedgerPosition) -> tuple[frozenset[TenantId], LedgerPosition]:
+        """Return who has events past a position and below the watermark, and where to go on."""
         ...

@@ -24,6 +24,7 @@ from backend.adapters.db.tables.tenancy import (
     TenantRow,
     UserRow,
 )
+from backend.adapters.db.tables.webhooks import UsageAlertRow, WebhookDeliveryRow, WebhookEndpointRow
 
 __all__ = [
     "ApiKeyRow",
@@ -42,9 +43,12 @@ __all__ = [
     "SigningKeyRow",
     "SubscriptionRow",
     "TenantRow",
+    "UsageAlertRow",
     "UsageCheckpointRow",
     "UsageEventRow",
     "UsageRollupRow",
     "UserRow",
     "UtcDateTime",
+    "WebhookDeliveryRow",
+    "WebhookEndpointRow",
 ]

@@ -24,10 +24,12 @@ from backend.services.ports.store.tenancy import (
     Users,
 )
 from backend.services.ports.store.unit_of_work import AuditLog, Store, UnitOfWork
+from backend.services.ports.store.webhooks import ClaimedDelivery, UsageAlerts, WebhookDeliveries, WebhookEndpoints
 
 __all__ = [
     "ApiKeys",
     "AuditLog",
+    "ClaimedDelivery",
     "IdempotencyRecords",
     "Invitations",
     "KeyFilter",
@@ -45,5 +47,8 @@ __all__ = [
     "TenantFilter",
     "Tenants",
     "UnitOfWork",
+    "UsageAlerts",
     "Users",
+    "WebhookDeliveries",
+    "WebhookEndpoints",
 ]

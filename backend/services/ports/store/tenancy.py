@@ -119,6 +119,10 @@ class Memberships(Protocol):
         """Return up to ``limit`` seats with an id above ``after``, oldest first."""
         ...
 
+    async def emails_of(self, tenant_id: TenantId, roles: frozenset[Role]) -> tuple[str, ...]:
+        """Return the addresses of those who sit there with one of these roles and may sign in, oldest seat first."""
+        ...
+
     async def count_owners(self, tenant_id: TenantId, *, besides: str) -> int:
         """Count the owners who may sign in, without the seat of that id."""
         ...

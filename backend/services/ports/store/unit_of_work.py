@@ -16,6 +16,7 @@ from backend.services.ports.store.credentials import (
 )
 from backend.services.ports.store.idempotency import IdempotencyRecords
 from backend.services.ports.store.tenancy import Invitations, Memberships, Plans, Subscriptions, Tenants, Users
+from backend.services.ports.store.webhooks import UsageAlerts, WebhookDeliveries, WebhookEndpoints
 
 
 class AuditLog(Protocol):
@@ -111,6 +112,21 @@ class UnitOfWork(Protocol):
     @property
     def audit(self) -> AuditLog:
         """What happened."""
+        ...
+
+    @property
+    def webhook_endpoints(self) -> WebhookEndpoints:
+        """Where a tenant is told what happens."""
+        ...
+
+    @property
+    def webhook_deliveries(self) -> WebhookDeliveries:
+        """What is on its way there."""
+        ...
+
+    @property
+    def usage_alerts(self) -> UsageAlerts:
+        """Which thresholds of its quotas a tenant has reached."""
         ...
 
     def after_commit(self, action: Callable[[], Awaitable[None]]) -> None:
