@@ -98,6 +98,11 @@ class PlatformCaller:
         return Actor(kind=self.kind, id=self.credential_id, address=self.address, request_id=self.request_id)
 
     @property
+    def models(self) -> tuple[str, ...] | None:
+        """No allow-list narrows it."""
+        return None
+
+    @property
     def chain(self) -> TenantId:
         """The audit chain that tells of what this caller does."""
         return PLATFORM_CHAIN

@@ -1,7 +1,8 @@
 """Models as the outside sees them: references, typed inputs, and what is said about a served version."""
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -94,7 +95,8 @@ class ModelInfo:
 class ModelSummary:
     """A model with all its versions, newest first; ``failed`` gives the reason for each that cannot serve.
 
-    ``unloaded`` are those that the operator keeps from being served.
+    ``unloaded`` are those that the operator keeps from being served. ``aliases`` gives the version that most callers
+    of an alias get, ``targets`` all of its versions.
     """
 
     name: str
@@ -103,6 +105,36 @@ class ModelSummary:
     default_version: str | None
     failed: dict[str, str]
     unloaded: tuple[str, ...] = ()
+    targets: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def only(self, allowed: Collection[str] | None) -> "ModelSummary | None":
+        """Return what an allow-list of names, versions and aliases leaves of the model; ``None`` where that is nothing.
+
+        An alias on the list shows itself and every version that it may mean; a version shows itself, and the aliases
+        that mean nothing else.
+        """
+        if allowed is None or self.name in allowed:
+            return self
+        listed = {alias for alias in self.targets if f"{self.name}@{alias}" in allowed}
+        versions = {each for each in self.numbers if f"{self.name}@{each}" in allowed}
+        versions |= {version for alias in listed for version in self.targets[alias]}
+        if not versions and not listed:
+            return None
+        shown = listed | {alias for alias, targets in self.targets.items() if versions.issuperset(targets)}
+        return replace(
+            self,
+            versions=tuple([info for info in self.versions if info.version in versions]),
+            aliases={alias: version for alias, version in self.aliases.items() if alias in shown},
+            default_version=self.default_version if self.default_version in versions else None,
+            failed={version: reason for version, reason in self.failed.items() if version in versions},
+            unloaded=tuple([version for version in self.unloaded if version in versions]),
+            targets={alias: targets for alias, targets in self.targets.items() if alias in shown},
+        )
+
+    @property
+    def numbers(self) -> set[str]:
+        """The names of all its versions, whatever state they are in."""
+        return {info.version for info in self.versions} | set(self.failed) | set(self.unloaded)
 
 
 @dataclass(frozen=True, slots=True)

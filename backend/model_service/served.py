@@ -4,7 +4,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
-from time import perf_counter
+from math import inf
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from backend.domain.errors import ConcurrencyExceeded, ModelUnavailable, Overloaded, SchemaMismatch
@@ -19,7 +20,7 @@ from backend.model_service.manifest import Manifest, Row
 from backend.model_service.meters import ModelMeter, SilentMetrics
 from backend.model_service.rebuilt import rebuild_runner
 from backend.model_service.repository import ModelRepository
-from backend.model_service.runners import Runner, class_labels, label_name
+from backend.model_service.runners import SCIKIT_LEARN, Runner, class_labels, label_name
 from backend.services.ports.metrics import Metrics
 from backend.services.ports.models import EncodedRows
 
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 INLINE_BELOW_US: Final = 50.0
 """Rows that are computed in less than a hop to the worker thread costs are computed on the event loop."""
 
+_LATELY_S: Final = 60.0
 _LOADS: Final = count()
 _WITHOUT_PROBABILITIES: Final = OutputOptions(probabilities=False)
 
@@ -58,10 +60,14 @@ class LoadedModel:
             options: (LaneKey(self.lane_name, load, options), _execute(runner, writer, options))
             for options in (OutputOptions(), _WITHOUT_PROBABILITIES)
         }
+        # An estimator's own code may hang: on the worker a watchdog sees that, on the event loop nobody would.
+        own = manifest.runner
+        self._inline_row_us = inf if own.name == SCIKIT_LEARN else own.one_row_us
         self._is_retired = False
         self._meter = ModelMeter.of(
             metrics or SilentMetrics(), model=self._info.name, version=self._info.version, runner=self._info.runner
         )
+        self._failed_at_s: float | None = None
         self.shadow: Shadow | None = None
 
     @property
@@ -98,7 +104,7 @@ class LoadedModel:
         wanted = [rows.rows[index] for index in indices]
         # A regressor has no probabilities, so asking for them must not split its batches.
         key, execute = self._by_options[options if self._classifies else _WITHOUT_PROBABILITIES]
-        if len(wanted) * self._manifest.runner.one_row_us < INLINE_BELOW_US:
+        if len(wanted) * self._inline_row_us < INLINE_BELOW_US:
             answers = self._run_inline(execute, wanted)
         else:
             answers = await self._run_in_lane(key, execute, wanted, [rows.canonical(index) for index in indices], share)
@@ -119,6 +125,10 @@ class LoadedModel:
         self.shadow = None
         self._meter.runner.set(0)
         self._lanes.retire([key for key, _ in self._by_options.values()])
+
+    def failed_lately(self) -> bool:
+        """Whether the model failed on somebody's rows within the last minute."""
+        return self._failed_at_s is not None and monotonic() - self._failed_at_s < _LATELY_S
 
     def compute(self, rows: Sequence[Row], options: OutputOptions) -> Sequence[bytes]:
         """Predict on the calling thread, for nobody in particular; what it raises is the caller's to handle."""
@@ -142,6 +152,10 @@ class LoadedModel:
         except Exception as error:
             raise ModelRefused(f"The model fails on its own sample rows ({type(error).__name__}).") from error
 
+    def _count_error(self) -> None:
+        self._meter.errors.add()
+        self._failed_at_s = monotonic()
+
     async def _run_in_lane(
         self, key: LaneKey, execute: Execute, rows: Sequence[Row], spellings: Sequence[bytes], share: str
     ) -> list[bytes]:
@@ -151,7 +165,7 @@ class LoadedModel:
             self._meter.shed.add()
             raise
         except ModelUnavailable:
-            self._meter.errors.add()
+            self._count_error()
             raise
         finally:
             if self._is_retired:
@@ -164,7 +178,7 @@ class LoadedModel:
         try:
             return list(execute(rows))
         except Exception as error:  # noqa: BLE001 - foreign code
-            self._meter.errors.add()
+            self._count_error()
             logger.warning("model %s failed on a row: %s", self.lane_name, type(error).__name__)
             raise ModelUnavailable("The model failed on these rows.") from None
 

@@ -131,6 +131,9 @@ class ModelService:
                 name=name,
                 versions=tuple(loaded.info for loaded in shelf.versions.values()),
                 aliases={alias: main_version(targets) for alias, targets in shelf.aliases.items()},
+                targets={
+                    alias: tuple([target.version for target in targets]) for alias, targets in shelf.aliases.items()
+                },
                 default_version=shelf.default_version(),
                 failed=dict(shelf.failed),
                 unloaded=tuple(sorted(shelf.unloaded, key=version_order, reverse=True)),
@@ -175,5 +178,10 @@ class ModelService:
         if any(loaded.lane_name in stuck for loaded in shelf.versions.values()):
             return ResourceHealth(name=line, status=HealthStatus.DOWN, detail="a prediction does not return")
         faults = shelf.faults()
+        faults += [
+            f"version {version}: a prediction failed within the last minute"
+            for version, loaded in shelf.versions.items()
+            if loaded.failed_lately()
+        ]
         status = HealthStatus.DEGRADED if faults else HealthStatus.OK
         return ResourceHealth(name=line, status=status, detail="; ".join(faults))

@@ -193,3 +193,75 @@ async def test_shadow_rows_are_neither_admitted_nor_billed(rolling: World) -> No
     labels = {"model": "iris", "version": "1", "shadow": "2", "outcome": "agreed"}
     assert metrics.registry.get_sample_value("forecourt_model_shadow_rows_total", labels) == 2
     assert [(event["version"], event["units"]) for event in await rolling.events(tenant)] == [("1", 2)]
+
+
+# What a key may use: names, versions and aliases, on predictions as on what is shown.
+
+REFERENCES = ("iris", "iris@1", "iris@2", "iris@stable", "iris@canary", "wine")
+PINS: dict[tuple[str, ...], tuple[set[str], set[str], set[str]]] = {
+    # The list: what may be predicted with, which versions of iris are shown, and which of its aliases.
+    ("iris",): ({*REFERENCES} - {"wine"}, {"1", "2"}, {"stable", "canary", "next"}),
+    ("iris@1",): ({"iris", "iris@1", "iris@stable"}, {"1"}, {"stable"}),
+    ("iris@2",): ({"iris@2"}, {"2"}, {"next"}),
+    ("iris@stable",): ({"iris@stable"}, {"1"}, {"stable"}),
+    ("iris@canary",): ({"iris@canary"}, {"1", "2"}, {"stable", "canary", "next"}),
+    ("iris@1", "wine"): ({"iris", "iris@1", "iris@stable", "wine"}, {"1"}, {"stable"}),
+    ("wine",): ({"wine"}, set(), set()),
+    ("iris@9",): (set(), set(), set()),
+}
+
+
+async def put_aliases(world: World) -> None:
+    """stable is 1, next is 2, and canary is shared between them."""
+    operator = await operator_of(world)
+    for alias, body in (("next", {"target": "2"}), ("canary", {"targets": {"1": 1, "2": 1}})):
+        answer = await world.client.put(f"{BASE}/aliases/{alias}", json=body, headers=operator)
+        assert answer.status_code == 200, answer.text
+    models: Any = world.resources.catalog
+    await models.refresh()
+
+
+async def test_a_keys_allow_list_holds_names_versions_and_aliases(rolling: World) -> None:
+    await put_aliases(rolling)
+    tenant = await rolling.tenant()
+    for pins, (allowed, versions, aliases) in PINS.items():
+        key = await rolling.key(tenant, models=pins)
+        for reference in REFERENCES:
+            rows = None if reference != "wine" else [[1.0] * 13]
+            answer = await rolling.predict(key, rows, model=reference)
+            if reference == "iris@canary" and "iris@canary" not in allowed and answer.status_code == 200:
+                # By its weight the caller is on the side of a version that is on the list.
+                assert f"iris@{answer.json()['version']}" in pins
+                continue
+            expected = (200, None) if reference in allowed else (403, "model-not-allowed")
+            assert (answer.status_code, answer.json().get("code")) == expected, (pins, reference)
+        await require_shown(rolling, key.headers, versions, aliases, others={"wine"} & set(pins))
+
+
+async def require_shown(
+    world: World, headers: dict[str, str], versions: set[str], aliases: set[str], *, others: set[str]
+) -> None:
+    listed = (await world.client.get("/v1/models", headers=headers)).json()["data"]
+    assert {model["name"] for model in listed} == ({"iris"} if versions else set()) | others
+    read = await world.client.get("/v1/models/iris", headers=headers)
+    if versions:
+        assert {each["version"] for each in read.json()["versions"]} == versions
+        assert set(read.json()["aliases"]) == aliases
+        assert read.json() in listed
+    else:
+        assert problem(read) == (403, "model-not-allowed")
+    for version in ("1", "2"):
+        answer = await world.client.get(f"/v1/models/iris/versions/{version}", headers=headers)
+        assert answer.status_code == (200 if version in versions else 403)
+
+
+async def test_a_weighted_alias_on_the_list_gives_each_key_the_same_version_each_time(rolling: World) -> None:
+    await put_aliases(rolling)
+    tenant = await rolling.tenant()
+    seen = set()
+    for _ in range(12):
+        key = await rolling.key(tenant, models=("iris@canary",))
+        versions = {(await rolling.predict(key, model="iris@canary")).json()["version"] for _ in range(3)}
+        assert len(versions) == 1
+        seen |= versions
+    assert seen == {"1", "2"}
