@@ -359,7 +359,9 @@ async def test_a_stuck_model_is_down_in_the_health_and_well_again_when_it_return
     for thread in threading.enumerate():
         if thread.name == "model-worker-1" and thread not in others:
             await asyncio.to_thread(thread.join, 10)
-    assert await lines(service) == {"model:iris": (HealthStatus.OK, "")}
+    assert await lines(service) == {
+        "model:iris": (HealthStatus.DEGRADED, "version 1: a prediction failed within the last minute")
+    }
     assert await model.run(model.encode([[1, 2, 3, 4]]), [0], WITH, share="a") == [b'{"label":"held"}']
     await service.aclose()
 
