@@ -16,6 +16,7 @@ from typing import Any
 from backend.domain.errors import AddressNotAllowed, KeyExpired, KeyRevoked, TenantSuspended
 from backend.domain.ids import KeyId, TenantId
 from backend.domain.limits import QuotaRule, RateRule
+from backend.domain.lowered_limits import NOTHING_LOWERED, LoweredLimits
 from backend.domain.plans import Plan
 from backend.domain.scopes import Scope
 from backend.domain.tenants import TenantStatus
@@ -236,6 +237,7 @@ class KeyGrant:
     rates: tuple[RateRule, ...]
     quotas: tuple[QuotaRule, ...]
     plan_ends_at: datetime | None = None
+    model_rates: tuple[RateRule, ...] = ()
 
     def require_usable(self, instant: datetime, address: str | None) -> None:
         """Refuse a verified key that may not be used now, or not from there.
@@ -262,11 +264,12 @@ class KeyGrant:
         tenant_version: int,
         plan: Plan,
         plan_ends_at: datetime | None = None,
+        lowered: LoweredLimits = NOTHING_LOWERED,
     ) -> "KeyGrant":
         """Work out the limits that apply. A key without a limit of its own takes its tenant's."""
-        tenant_rate = plan.rate_per_minute
+        tenant_rate = lowered.rate_under(plan)
         key_rate = key.rate_per_minute if key.rate_per_minute is not None else tenant_rate
-        quotas = [QuotaRule(scope="tenant", subject=key.tenant_id, limit=plan.monthly_quota, mode=plan.quota_mode)]
+        quotas = [lowered.quota_under(plan, key.tenant_id)]
         if key.monthly_quota is not None:
             quotas.append(QuotaRule(scope="key", subject=key.id, limit=key.monthly_quota))
         return cls(
@@ -274,6 +277,7 @@ class KeyGrant:
             tenant_status=tenant_status,
             tenant_version=tenant_version,
             plan=plan,
+            model_rates=lowered.model_rules(plan),
             rates=(
                 RateRule(scope="key", subject=key.id, per_window=min(key_rate, tenant_rate)),
                 RateRule(scope="tenant", subject=key.tenant_id, per_window=tenant_rate),

@@ -138,6 +138,7 @@ class PredictCaller:
     epochs: Epochs
     address: str | None = None
     generation: int = 0
+    model_rates: tuple[RateRule, ...] = ()
 
     @classmethod
     def from_key(
@@ -157,6 +158,7 @@ class PredictCaller:
             models=key.models,
             plan=grant.plan,
             rates=grant.rates,
+            model_rates=grant.model_rates,
             quotas=grant.quotas,
             epochs=Epochs(tenant=grant.tenant_version, credential=key.version, fresh=fresh),
             address=address,
@@ -171,6 +173,12 @@ class PredictCaller:
         """
         if scope not in self.scopes:
             raise InsufficientScope(f"This needs the scope {scope}.")
+
+    def rates_for(self, model: str) -> tuple[RateRule, ...]:
+        """Return the rate limits of a request for one model."""
+        if not self.model_rates:
+            return self.rates
+        return (*self.rates, *[rule for rule in self.model_rates if rule.subject == model])
 
     def require_model(self, model: ModelInfo, reference: str) -> None:
         """Refuse a model that is not on the caller's allow-list, which holds names, versions or aliases.

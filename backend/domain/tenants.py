@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from backend.domain.ids import TenantId, UserId
+from backend.domain.lowered_limits import NOTHING_LOWERED, LoweredLimits
 from backend.domain.scopes import PlatformRole, Role
 
 SLUG_PATTERN = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -30,6 +31,7 @@ class Tenant:
     status: TenantStatus
     version: int
     created_at: datetime
+    limits: LoweredLimits = NOTHING_LOWERED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from backend.domain.callers import ActorKind, Caller, PlatformCaller, PredictCal
 from backend.domain.clock import Clock
 from backend.domain.errors import Forbidden, InsufficientScope, TenantSuspended, TooMany, Unauthenticated
 from backend.domain.ids import TenantId, UserId
-from backend.domain.limits import QuotaRule, RateRule
+from backend.domain.limits import RateRule
 from backend.domain.scopes import PLATFORM_ROLE_SCOPES, ROLE_SCOPES
 from backend.domain.service_accounts import ServiceAccount, is_service_account
 from backend.domain.tenants import Tenant, TenantStatus, User
@@ -156,8 +156,9 @@ class TokenAuthenticator:
             scopes=caller.scopes,
             models=None,
             plan=plan,
-            rates=(RateRule(scope="tenant", subject=tenant.id, per_window=plan.rate_per_minute),),
-            quotas=(QuotaRule(scope="tenant", subject=tenant.id, limit=plan.monthly_quota, mode=plan.quota_mode),),
+            rates=(RateRule(scope="tenant", subject=tenant.id, per_window=tenant.limits.rate_under(plan)),),
+            model_rates=tenant.limits.model_rules(plan),
+            quotas=(tenant.limits.quota_under(plan, tenant.id),),
             epochs=Epochs(tenant=tenant.version, credential=0, fresh=True),
             address=address,
         )

@@ -121,7 +121,7 @@ class PredictionService:
                 environment=caller.environment,
                 epochs=caller.epochs,
                 cost=cost,
-                rates=caller.rates,
+                rates=caller.rates_for(model.info.name),
                 quotas=caller.quotas,
                 idempotency=command.idempotency,
                 cache_keys=cache_keys if command.reads_cache else (),

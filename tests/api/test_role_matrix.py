@@ -32,6 +32,7 @@ GET    /v1/models                                       models:read     owner ad
 GET    /v1/models/{model}                               models:read     owner admin developer viewer operator
 GET    /v1/models/{model}/versions/{version}            models:read     owner admin developer viewer operator
 GET    /v1/limits                                       limits:read     owner admin developer billing viewer
+PUT    /v1/limits                                       limits:write    owner admin
 
 GET    /v1/usage/events                                 usage:read      owner admin developer billing viewer operator billing_reader
 GET    /v1/usage/summary                                usage:read      owner admin developer billing viewer

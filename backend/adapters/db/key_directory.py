@@ -10,6 +10,7 @@ from backend.adapters.db.tables import ApiKeyRow, PlanRow, SubscriptionRow, Tena
 from backend.adapters.db.unit_of_work import Database
 from backend.domain.api_keys import KeyGrant
 from backend.domain.clock import Clock
+from backend.domain.lowered_limits import LoweredLimits
 from backend.domain.tenants import TenantStatus
 
 
@@ -55,4 +56,5 @@ class SqlKeyDirectory:
             tenant_version=tenant.version,
             plan=plan_from_row(plan),
             plan_ends_at=plan_ends_at,
+            lowered=LoweredLimits.from_dict(tenant.lowered_limits),
         )

@@ -9,6 +9,7 @@ from backend.adapters.db.engine import violated_constraint
 from backend.adapters.db.tables import TenantRow
 from backend.domain.errors import AlreadyExists, NotFound
 from backend.domain.ids import TenantId
+from backend.domain.lowered_limits import LoweredLimits
 from backend.domain.tenants import Tenant, TenantStatus
 from backend.services.ports.store import TenantFilter
 
@@ -22,6 +23,7 @@ def tenant_from_row(row: TenantRow) -> Tenant:
         status=TenantStatus(row.status),
         version=row.version,
         created_at=row.created_at,
+        limits=LoweredLimits.from_dict(row.lowered_limits),
     )
 
 
@@ -96,6 +98,16 @@ class SqlTenants:
         """Suspend or resume; return the tenant with its new version."""
         await self._session.execute(
             update(TenantRow).where(col(TenantRow.id) == tenant_id).values(status=status, version=TenantRow.version + 1)
+        )
+        return await self._reread(tenant_id)
+
+    async def lower_limits(self, tenant_id: TenantId, limits: LoweredLimits) -> Tenant:
+        """Replace the limits that the tenant puts on itself; return it with its new version."""
+        # Cached key grants hold the limits: they must be read again.
+        await self._session.execute(
+            update(TenantRow)
+            .where(col(TenantRow.id) == tenant_id)
+            .values(lowered_limits=limits.to_dict(), version=TenantRow.version + 1)
         )
         return await self._reread(tenant_id)
 

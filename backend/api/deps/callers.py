@@ -251,6 +251,7 @@ MembersReader = Annotated[Caller, Depends(RequireScope(Scope.MEMBERS_READ))]
 MembersWriter = Annotated[Caller, Depends(RequireScope(Scope.MEMBERS_WRITE))]
 KeysReader = Annotated[Caller, Depends(RequireScope(Scope.KEYS_READ))]
 KeysWriter = Annotated[Caller, Depends(RequireScope(Scope.KEYS_WRITE))]
+LimitsWriter = Annotated[Caller, Depends(RequireScope(Scope.LIMITS_WRITE))]
 ModelsReader = Annotated[
     Caller | PlatformCaller,
     Depends(RequireScopeAnywhere(tenant=Scope.MODELS_READ, platform=Scope.MODELS_READ)),

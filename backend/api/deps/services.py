@@ -33,7 +33,7 @@ from backend.services.api_keys import ApiKeyService
 from backend.services.audit import AuditService
 from backend.services.idempotency import IdempotencyService
 from backend.services.invitations import InvitationService
-from backend.services.limits import LimitsService
+from backend.services.limits import LimitLoweringService, LimitsService
 from backend.services.members import MemberService
 from backend.services.own_tenant import OwnTenantService
 from backend.services.passwords import PasswordService
@@ -248,6 +248,14 @@ async def get_rollout_service(request: Request, unit: UnitDep) -> RolloutService
     return RolloutService(unit=unit, rollouts=provided(request, get_model_rollouts))
 
 
+async def get_limit_lowering_service(request: Request, unit: UnitDep) -> LimitLoweringService:
+    """Return the service that lowers limits, in the request's unit of work."""
+    return LimitLoweringService(
+        unit=unit, admission=provided(request, get_admission), clock=provided(request, get_clock)
+    )
+
+
+LimitLoweringServiceDep = Annotated[LimitLoweringService, Depends(get_limit_lowering_service)]
 LimitsServiceDep = Annotated[LimitsService, Depends(get_limits_service)]
 AuditServiceDep = Annotated[AuditService, Depends(get_audit_service)]
 ApiKeyServiceDep = Annotated[ApiKeyService, Depends(get_api_key_service)]

@@ -21,6 +21,7 @@ class TenantRow(SQLModel, table=True):
     status: str
     version: int
     created_at: datetime = Field(sa_type=UtcDateTime)
+    lowered_limits: dict[str, Any] | None = Field(default=None, sa_type=NullableJson)
 
 
 class UserRow(SQLModel, table=True):

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from backend.domain.ids import TenantId, UserId
 from backend.domain.invitations import Invitation
+from backend.domain.lowered_limits import LoweredLimits
 from backend.domain.plans import Plan
 from backend.domain.scopes import Role
 from backend.domain.subscriptions import Standing
@@ -49,6 +50,10 @@ class Tenants(Protocol):
 
     async def set_status(self, tenant_id: TenantId, status: TenantStatus) -> Tenant:
         """Suspend or resume; return the tenant with its new version."""
+        ...
+
+    async def lower_limits(self, tenant_id: TenantId, limits: LoweredLimits) -> Tenant:
+        """Replace the limits that the tenant puts on itself; return it with its new version."""
         ...
 
     async def rename(self, tenant_id: TenantId, name: str) -> Tenant:
