@@ -110,6 +110,12 @@ class Settings(BaseSettings):
     key_cache_ttl_s: float = Field(
         30.0, gt=0, le=300, description="How long an API key is served from memory without asking the store."
     )
+    jobs: Literal["inside", "worker"] = Field(
+        "inside", description="Where periodic jobs run: in every server, or only in `forecourt worker`."
+    )
+    stale_key_window_s: float = Field(
+        300.0, ge=0, le=3600, description="How much longer while the database does not answer; then 503."
+    )
     shutdown_grace_s: float = Field(20.0, gt=0, description="Bound on finishing what was accepted.")
     metrics_host: str = Field("127.0.0.1", description="Address of the metrics' own port.")
     metrics_port: int | None = Field(

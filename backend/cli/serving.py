@@ -22,25 +22,12 @@ from uvicorn.supervisors import Multiprocess
 from backend.adapters.db.migrations import require_current, upgrade
 from backend.adapters.memory.metrics import NullMetrics
 from backend.cli.console import explained, fail, opened, run
-from backend.composition import (
-    load_signing_keys,
-    open_outbound,
-    open_outbox,
-    secret_of,
-)
+from backend.composition import load_signing_keys, open_jobs, open_metrics, open_outbound, open_outbox, secret_of
+from backend.composition.metering import open_metering
 from backend.demo.setup import DEMO_FILE, one_at_a_time, prepare_environment, set_up
 from backend.logs import start_logging
 from backend.settings import Settings
-from backend.worker import (
-    idempotency_cleanup,
-    login_cleanup,
-    mailed_token_cleanup,
-    outgoing_jobs,
-    revoked_token_cleanup,
-    run_jobs,
-    signing_key_cleanup,
-    usage_rollup,
-)
+from backend.worker import JobRunner
 
 HostOption = Annotated[str | None, typer.Option(help="Address to listen on. [FORECOURT_HOST]")]
 PortOption = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one. [FORECOURT_PORT]")]
@@ -89,36 +76,35 @@ def migrate() -> None:
     typer.echo(f"at revision {after} already" if before == after else f"migrated to revision {after}")
 
 
-def work() -> None:
+def work(
+    once: Annotated[bool, typer.Option("--once", help="Run every job once and end: for cron.")] = False,
+) -> None:
     """Run the periodic jobs until told to stop; any number of copies may run."""
 
-    async def work_on(settings: Settings) -> None:
+    async def work_on(settings: Settings) -> tuple[str, ...]:
         listener = start_logging(style=settings.log_format, level=settings.log_level)
         stopping = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stopping.set)
         try:
             async with opened(settings) as shared, AsyncExitStack() as stack:
-                store, clock = shared.database, shared.clock
-                outbox = open_outbox(settings, stack, clock)
-                outbound = open_outbound(settings, stack)
-                cleanups = (
-                    login_cleanup,
-                    mailed_token_cleanup,
-                    revoked_token_cleanup,
-                    idempotency_cleanup,
-                    signing_key_cleanup,
-                )
-                jobs = (
-                    *(cleanup(store, clock) for cleanup in cleanups),
-                    usage_rollup(shared.usage_rollups),
-                    *outgoing_jobs(settings, shared, outbound=outbound, outbox=outbox, metrics=NullMetrics()),
-                )
-                await run_jobs(jobs, stopping)
+                metrics = NullMetrics() if once else open_metrics(settings, stack)
+                metering = open_metering(settings, stack, metrics, shared.turns)
+                outbound, outbox = open_outbound(settings, stack), open_outbox(settings, stack, shared.clock)
+                jobs = open_jobs(settings, shared, metering, outbound, outbox, metrics)
+                runner = JobRunner(jobs, metrics=metrics)
+                if once:
+                    return await runner.run_once()
+                runner.start()
+                await stopping.wait()
+                await runner.aclose()
+                return ()
         finally:
             listener.stop()
 
-    run(work_on)
+    failed = run(work_on)
+    if failed:
+        fail(f"failed: {', '.join(failed)}")
 
 
 async def _require_own_keys(settings: Settings) -> None:

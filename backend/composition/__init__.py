@@ -19,6 +19,7 @@ from backend.adapters.db.key_use import BatchedKeyUse
 from backend.adapters.db.rollups import SqlUsageRollups
 from backend.adapters.db.unit_of_work import Database
 from backend.adapters.db.usage import SqlUsageReader
+from backend.adapters.db.write_turns import WriteTurns
 from backend.adapters.http import HttpxOutbound, SystemResolver
 from backend.adapters.mail.file import FileMailer
 from backend.adapters.mail.outbox import BackgroundOutbox
@@ -34,7 +35,8 @@ from backend.adapters.redis.address import UnusableRedisUrl
 from backend.adapters.redis.admission import RedisAdmission
 from backend.api.resources import HttpOptions, Resources
 from backend.composition.admission import open_admission, open_fallback, signal_of
-from backend.composition.metering import open_ledger
+from backend.composition.jobs import jobs_on, outgoing_on, run_inside
+from backend.composition.metering import Metering, open_metering
 from backend.composition.periodic import run_periodically
 from backend.domain.clock import Clock, SystemClock
 from backend.model_service.lanes import LaneLimits
@@ -46,6 +48,7 @@ from backend.services.ports import LoginThrottle, Mailer, Metrics, Store
 from backend.services.predictions import PredictionService
 from backend.services.signing_keys import still_verifies
 from backend.settings import Settings
+from backend.worker import Job
 
 KEY_USE_EVERY_S = 30.0
 SIGNING_KEYS_EVERY_S = 30.0
@@ -62,6 +65,7 @@ class Shared:
 
     clock: Clock
     database: Database
+    turns: WriteTurns
     usage_reader: SqlUsageReader
     usage_rollups: SqlUsageRollups
     admission: MemoryAdmission | RedisAdmission
@@ -73,9 +77,13 @@ async def open_shared(
     settings: Settings, stack: AsyncExitStack, clock: Clock, metrics: Metrics | None = None
 ) -> Shared:
     """Open the store and admission. Nothing is asked of either yet: a dead one shows in ``/readyz``."""
+    turns = WriteTurns(settings.database_timeout_s)
     database = Database(
         open_engine(
-            settings.database_url, pool_size=settings.database_pool_size, timeout_s=settings.database_timeout_s
+            settings.database_url,
+            pool_size=settings.database_pool_size,
+            timeout_s=settings.database_timeout_s,
+            turns=turns,
         ),
         metrics=metrics,
         # With Redis, cached keys go on and usage is kept there.
@@ -91,6 +99,7 @@ async def open_shared(
     return Shared(
         clock=clock,
         database=database,
+        turns=turns,
         usage_reader=reader,
         usage_rollups=SqlUsageRollups(database),
         admission=admission,
@@ -102,6 +111,20 @@ async def open_shared(
 def open_webhook_sealer(settings: Settings) -> Sealer:
     """Return what seals the secrets that webhooks are signed with."""
     return Sealer(secret_of(settings), "webhook-secrets")
+
+
+def open_jobs(
+    settings: Settings,
+    shared: Shared,
+    metering: Metering,
+    outbound: HttpxOutbound,
+    outbox: BackgroundOutbox,
+    metrics: Metrics,
+) -> tuple[Job, ...]:
+    """Return the periodic jobs on what is open."""
+    sealer = open_webhook_sealer(settings)
+    inward = jobs_on(shared.database, shared.usage_rollups, shared.usage_reader, metering, shared.clock, metrics)
+    return (*inward, *outgoing_on(shared.database, outbound, sealer, outbox, shared.clock, metrics))
 
 
 def open_outbound(settings: Settings, stack: AsyncExitStack) -> HttpxOutbound:
@@ -133,7 +156,7 @@ def open_model_keys(settings: Settings) -> IsSigned | None:
 async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> Resources:
     """Open everything a server needs. Models are loaded when this returns."""
     clock = clock or SystemClock()
-    metrics = _open_metrics(settings, stack)
+    metrics = open_metrics(settings, stack)
     shared = await open_shared(settings, stack, clock, metrics)
     admission, login_throttle = await open_fallback(
         settings, stack, shared.admission, shared.login_throttle, shared.usage_reader, clock, metrics
@@ -154,7 +177,10 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
     passwords = Argon2Passwords()
     stack.callback(passwords.close)
     outbox = open_outbox(settings, stack, clock)
-    ledger = await open_ledger(settings, stack, metrics)
+    outbound = open_outbound(settings, stack)
+    metering = open_metering(settings, stack, metrics, shared.turns)
+    if settings.jobs == "inside":
+        run_inside(open_jobs(settings, shared, metering, outbound, outbox, metrics), stack, metrics)
     models = await ModelService.open(
         settings.models,
         allow_pickle=settings.allow_pickle_models,
@@ -169,9 +195,15 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
     stack.push_async_callback(models.aclose)
     await run_periodically(stack, "models", models.refresh, every_s=MODELS_EVERY_S)
     directory = CachedKeyDirectory(
-        SqlKeyDirectory(shared.database, clock), clock, ttl_s=settings.key_cache_ttl_s, signal=shared.signal
+        SqlKeyDirectory(shared.database, clock),
+        clock,
+        ttl_s=settings.key_cache_ttl_s,
+        stale_for_s=settings.stale_key_window_s,
+        signal=shared.signal,
     )
-    predictions = PredictionService(catalog=models, admission=admission, ledger=ledger, keys=directory, clock=clock)
+    predictions = PredictionService(
+        catalog=models, admission=admission, ledger=metering.ledger, keys=directory, clock=clock
+    )
     stack.push_async_callback(predictions.settled)
     return Resources(
         settings=HttpOptions(
@@ -185,7 +217,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         metrics=metrics,
         store=shared.database,
         admission=admission,
-        ledger=ledger,
+        ledger=metering.ledger,
         usage_reader=shared.usage_reader,
         catalog=models,
         rollouts=FolderRollouts(ModelRepository(settings.models), changed=models.refresh_soon),
@@ -199,16 +231,17 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         opaque_tokens=HmacOpaqueTokens(secret),
         mailed_tokens=HmacOpaqueTokens(secret, kind="mailed-token", prefix="fm_"),
         outbox=outbox,
-        outbound=open_outbound(settings, stack),
+        outbound=outbound,
         strangers=MemoryStrangerThrottle(clock, per_minute=settings.unknown_key_rate),
         cursor_codec=HmacCursors(secret),
         login_throttle=login_throttle,
-        health_probes=(shared.database, admission, ledger, models),
+        health_probes=(shared.database, admission, metering.ledger, models),
         predictions=predictions,
     )
 
 
-def _open_metrics(settings: Settings, stack: AsyncExitStack) -> PrometheusMetrics:
+def open_metrics(settings: Settings, stack: AsyncExitStack) -> PrometheusMetrics:
+    """Return the metrics, shown on a port of their own where that is set."""
     metrics = PrometheusMetrics()
     if settings.metrics_port is not None:
         host, port = settings.metrics_host, settings.metrics_port

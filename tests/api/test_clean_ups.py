@@ -9,7 +9,7 @@ import pytest
 
 from backend.domain.mailed_tokens import MailedToken, MailPurpose
 from backend.domain.sessions import ABSOLUTE_LIFETIME
-from backend.worker import LOGIN_RETENTION, login_cleanup, mailed_token_cleanup, revoked_token_cleanup
+from backend.worker.jobs import LOGIN_RETENTION, login_cleanup, mailed_token_cleanup, revoked_token_cleanup
 from tests.api.conftest import PASSWORD, ClockedWorld, a_new_number, embedded_settings, fresh_database, running
 from tests.fakes import FakeClock
 

@@ -20,7 +20,7 @@ from tests.databases import connected, postgres_cut_off, writers_held_off
 from tests.integration.conftest import NewSite
 from tests.integration.customers import Customers
 from tests.integration.database_outages import DATABASE_BOUND_S, SLACK_S, WITHIN_S, Outage, in_thread, under_load
-from tests.integration.forecourt_process import ServerProcess
+from tests.integration.forecourt_process import ServerProcess, forecourt
 from tests.server_process import Server
 from tests.servers import private_postgres_server, private_redis_server
 
@@ -195,3 +195,30 @@ async def test_with_both_stores_down_nothing_is_sold_until_they_are_back(
 def for_each(work: Callable[[Server], None], *servers: Server) -> None:
     for server in servers:
         work(server)
+
+
+async def test_a_worker_drains_what_servers_kept(
+    make_site: NewSite, database_url: str, postgres: Server, redis: Server
+) -> None:
+    """Servers that leave the jobs to a worker: it runs once, as from cron, and everything is booked."""
+    settings = {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": redis.url,
+        "REDIS_TIMEOUT_S": "1",
+        "JOBS": "worker",
+        "ENVIRONMENT": "demo",
+    }
+    async with under_load(make_site(**settings).start()) as outage:
+        await outage.sells(FEW)
+        await in_thread(postgres.kill)
+        await outage.sells(FEW)
+        failed = await anyio.to_thread.run_sync(lambda: forecourt("worker", "--once", settings=settings))
+        assert failed.returncode == 1
+        assert "the database cannot be used" in failed.stderr
+        await in_thread(postgres.start_again)
+        await outage.is_ready(ledger="ok")
+        with redis_client.Redis.from_url(redis.url) as client:
+            assert client.xlen(keys.usage_spill()) >= FEW
+            done = await anyio.to_thread.run_sync(lambda: forecourt("worker", "--once", settings=settings))
+            assert done.returncode == 0, done.stderr
+            assert client.xlen(keys.usage_spill()) == 0

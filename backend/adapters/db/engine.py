@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from backend.adapters.db.bounded_connection import BoundedConnection, connect
-from backend.adapters.db.write_turns import FIRST, WRITES, stand_in_line
+from backend.adapters.db.write_turns import FIRST, WRITES, WriteTurns, stand_in_line
 from backend.domain.errors import Invalid, StoreUnavailable
 
 APP_ROLE = "forecourt_app"
@@ -60,8 +60,15 @@ def parse_url(url: str) -> URL:
     return make_url(url)
 
 
-def open_engine(url: str, *, pool_size: int, timeout_s: float) -> AsyncEngine:
-    """Return an engine, not yet connected; ``timeout_s`` bounds each wait: to connect, for the pool, for an answer."""
+def open_engine(url: str, *, pool_size: int, timeout_s: float, turns: WriteTurns | None = None) -> AsyncEngine:
+    """Return an engine, not yet connected.
+
+    Args:
+        url: of the database.
+        pool_size: connections that are kept.
+        timeout_s: bound on each wait: to connect, for the pool, for an answer.
+        turns: the line of a SQLite file's writers, where another engine of this process writes to it too.
+    """
     parsed = parse_url(url)
     if parsed.get_backend_name() == "sqlite":
         engine = create_async_engine(
@@ -72,7 +79,7 @@ def open_engine(url: str, *, pool_size: int, timeout_s: float) -> AsyncEngine:
             connect_args={"timeout": timeout_s},
         )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        stand_in_line(engine, timeout_s)
+        stand_in_line(engine, turns or WriteTurns(timeout_s))
         return engine
     milliseconds = int(timeout_s * 1000)
     engine = create_async_engine(

@@ -75,9 +75,8 @@ class WriteTurns:
         self._is_taken = False
 
 
-def stand_in_line(engine: AsyncEngine, timeout_s: float) -> None:
-    """Make the writers of an engine take turns, each from before its ``BEGIN``."""
-    turns = WriteTurns(timeout_s)
+def stand_in_line(engine: AsyncEngine, turns: WriteTurns) -> None:
+    """Make the writers of an engine take turns, each from before its ``BEGIN``; engines of one file share the line."""
 
     def begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get(WRITES, False)

@@ -32,6 +32,11 @@ def quota_counter(tenant_id: TenantId, rule: QuotaRule, environment: Environment
     return f"fc:{{{tenant_id}}}:quota:{rule.scope}:{rule.subject}:{environment}:{period}"
 
 
+def quota_counters(period: str) -> str:
+    """What every quota's counter of one month matches."""
+    return f"fc:{{*}}:quota:*:{period}"
+
+
 def quota_leases(counter: str) -> str:
     """The leases of one quota's counter."""
     return f"{counter}:leases"
@@ -75,11 +80,6 @@ def usage_spill() -> str:
 def usage_set_aside() -> str:
     """Spilled entries that the ledger will never take."""
     return "fc:{usage}:aside"
-
-
-def work_lock(name: str) -> str:
-    """Held by whoever does a piece of work that one process at a time should do."""
-    return f"fc:lock:{name}"
 
 
 def _digest(text: str) -> str:

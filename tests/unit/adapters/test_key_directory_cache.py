@@ -2,11 +2,12 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from backend.adapters.memory.key_directory import NEGATIVE_TTL_S, CachedKeyDirectory
+from backend.adapters.memory.key_directory import ASKED_AGAIN_AFTER_S, NEGATIVE_TTL_S, CachedKeyDirectory
 from backend.domain.api_keys import KeyGrant
 from backend.domain.errors import StoreUnavailable
 from backend.domain.plans import seed_plans
@@ -269,5 +270,71 @@ async def test_a_known_key_is_served_through_an_outage_until_its_time_is_over(cl
     clock.advance(TTL_S - 1)
     assert await cache.find(ID) == grant()
     clock.advance(1)
+    with pytest.raises(StoreUnavailable):
+        await cache.find(ID)
+
+
+STALE_S = 300.0
+
+
+async def test_while_the_store_is_down_a_key_goes_on_for_the_stated_window(clock: FakeClock) -> None:
+    store = StoreOfKeys(grant())
+    cache = cache_of(store, clock, stale_for_s=STALE_S)
+    await cache.find(ID)
+    store.is_down = True
+    clock.advance(TTL_S)
+    for _ in range(int(STALE_S / 10)):
+        assert cache.holds(ID)
+        assert await cache.find(ID) == grant()
+        clock.advance(10)
+    assert not cache.holds(ID)
+    with pytest.raises(StoreUnavailable):
+        await cache.find(ID)
+
+
+async def test_a_store_that_is_down_is_asked_for_a_key_once_a_second(clock: FakeClock) -> None:
+    store = StoreOfKeys(grant())
+    cache = cache_of(store, clock, stale_for_s=STALE_S)
+    await cache.find(ID)
+    store.is_down = True
+    clock.advance(TTL_S)
+    for _ in range(50):
+        await cache.find(ID)
+    assert len(store.reads) == 2
+    clock.advance(ASKED_AGAIN_AFTER_S)
+    store.is_down = False
+    store.put(grant(version=2))
+    assert await cache.find(ID) == grant(version=2)
+
+
+async def test_a_stale_key_is_not_what_a_stale_verdict_is_answered_with(clock: FakeClock) -> None:
+    """Admission knows of a revocation: what the store said before does not count, also while it is down."""
+    store = StoreOfKeys(grant())
+    cache = cache_of(store, clock, stale_for_s=STALE_S)
+    await cache.find(ID)
+    store.is_down = True
+    with pytest.raises(StoreUnavailable):
+        await cache.reload(ID)
+
+
+async def test_a_key_that_was_deleted_is_not_stale(clock: FakeClock) -> None:
+    store = StoreOfKeys(grant())
+    cache = cache_of(store, clock, stale_for_s=STALE_S)
+    await cache.find(ID)
+    del store.held[ID]
+    assert await cache.reload(ID) is None
+    store.is_down = True
+    clock.advance(NEGATIVE_TTL_S)
+    with pytest.raises(StoreUnavailable):
+        await cache.find(ID)
+
+
+async def test_no_key_is_stale_past_the_end_of_its_plan(clock: FakeClock) -> None:
+    ends_at = datetime.fromtimestamp(clock.now_s() + 10, UTC)
+    store = StoreOfKeys(replace(grant(), plan_ends_at=ends_at))
+    cache = cache_of(store, clock, stale_for_s=STALE_S)
+    await cache.find(ID)
+    store.is_down = True
+    clock.advance(10)
     with pytest.raises(StoreUnavailable):
         await cache.find(ID)

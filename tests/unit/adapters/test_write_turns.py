@@ -109,3 +109,29 @@ async def test_readers_do_not_stand_in_line(engine: AsyncEngine) -> None:
     async with for_writing(engine).begin() as writer, engine.begin() as reader:
         await writer.execute(text("INSERT INTO notes VALUES (1)"))
         assert await reader.scalar(text("SELECT count(*) FROM notes")) == 0
+
+
+async def test_two_engines_of_one_file_share_the_line(tmp_path: Path) -> None:
+    """The ledger has connections of its own, and still comes first: it does not poll for SQLite's lock."""
+    turns = WriteTurns(PATIENT_S)
+    engines = [open_engine(sqlite_url(tmp_path), pool_size=2, timeout_s=PATIENT_S, turns=turns) for _ in range(2)]
+    order: list[str] = []
+
+    async def write(name: str, engine: AsyncEngine) -> None:
+        async with engine.begin():
+            order.append(name)
+
+    for engine in engines:
+        # Connected, and idle in their pools: what is waited for below is the line alone.
+        async with engine.connect(), engine.connect():
+            pass
+    async with for_writing(engines[0]).begin():
+        waiting = [asyncio.create_task(write("other", for_writing(engines[0])))]
+        await anyio.wait_all_tasks_blocked()
+        waiting.append(asyncio.create_task(write("ledger", for_writing(engines[1], first=True))))
+        await anyio.wait_all_tasks_blocked()
+        assert order == []
+    await asyncio.gather(*waiting)
+    assert order == ["ledger", "other"]
+    for engine in engines:
+        await engine.dispose()

@@ -1,23 +1,16 @@
 """Periodic jobs. Each is safe to run in many copies at once and changes nothing when there is nothing to do."""
 
-import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from backend.adapters.db.usage_totals import SqlUsageTotals
-from backend.composition import Shared, open_webhook_sealer
+from backend.adapters.usage_spill import SpillDrain
 from backend.domain.clock import Clock
-from backend.domain.errors import ForecourtError
 from backend.domain.sessions import ABSOLUTE_LIFETIME
-from backend.services.ports import Metrics, OutboundHttp, Outbox, Store, UsageRollups
+from backend.services.ports import Store, UsageRollups
 from backend.services.signing_keys import KEPT_AFTER_RETIREMENT
 from backend.services.usage_alerts import UsageAlertService
 from backend.services.webhook_deliveries import WebhookDeliveryService
-from backend.settings import Settings
-
-log = logging.getLogger(__name__)
 
 # A login that cannot be refreshed any more is kept a while, so that a late reuse is still recognised.
 LOGIN_RETENTION = ABSOLUTE_LIFETIME + timedelta(days=30)
@@ -30,6 +23,17 @@ class Job:
     name: str
     every_s: float
     work: Callable[[], Awaitable[int]]
+
+
+def cleanups(store: Store, clock: Clock) -> tuple[Job, ...]:
+    """Return the jobs that forget what nobody can use any more. How long anything else is kept belongs here too."""
+    return (
+        login_cleanup(store, clock),
+        mailed_token_cleanup(store, clock),
+        revoked_token_cleanup(store, clock),
+        idempotency_cleanup(store, clock),
+        signing_key_cleanup(store, clock),
+    )
 
 
 def login_cleanup(store: Store, clock: Clock) -> Job:
@@ -95,44 +99,20 @@ def usage_rollup(rollups: UsageRollups) -> Job:
     return Job(name="usage roll-up", every_s=5, work=work)
 
 
-def outgoing_jobs(
-    settings: Settings, shared: Shared, *, outbound: OutboundHttp, outbox: Outbox, metrics: Metrics
-) -> tuple[Job, ...]:
+def spill_drain(drain: SpillDrain) -> Job:
+    """Return the job that brings usage into the ledger which was kept while the database was away."""
+    return Job(name="spill drain", every_s=1, work=drain.run)
+
+
+def quota_reconciliation(reconcile: Callable[[], Awaitable[int]]) -> Job:
+    """Return the job that compares quota counters with the ledger."""
+    return Job(name="quota reconciliation", every_s=60, work=reconcile)
+
+
+def outgoing_jobs(webhooks: WebhookDeliveryService, alerts: UsageAlertService) -> tuple[Job, ...]:
     """Return the jobs that tell tenants what happens: webhooks, and how much of their quotas is used."""
-    webhooks = WebhookDeliveryService(
-        store=shared.database,
-        outbound=outbound,
-        sealer=open_webhook_sealer(settings),
-        outbox=outbox,
-        clock=shared.clock,
-        metrics=metrics,
-    )
-    alerts = UsageAlertService(
-        store=shared.database, totals=SqlUsageTotals(shared.database), outbox=outbox, clock=shared.clock
-    )
     return (
         Job(name="webhook delivery", every_s=2, work=webhooks.deliver_due),
         Job(name="webhook clean-up", every_s=3600, work=webhooks.forget_old),
         Job(name="usage alerts", every_s=30, work=alerts.check),
     )
-
-
-async def run_jobs(jobs: tuple[Job, ...], stopping: asyncio.Event) -> None:
-    """Run every job at once and then each in its rhythm, until asked to stop. A job that fails is tried again."""
-    await asyncio.gather(*(_repeat(job, stopping) for job in jobs))
-
-
-async def _repeat(job: Job, stopping: asyncio.Event) -> None:
-    while not stopping.is_set():
-        try:
-            count = await job.work()
-        except ForecourtError as error:
-            log.warning("job failed: %s", job.name, extra={"cause": error.code})
-        else:
-            # Some look every other second, and mostly find nothing.
-            log.log(logging.INFO if count else logging.DEBUG, "job done: %s", job.name, extra={"count": count})
-        try:
-            async with asyncio.timeout(job.every_s):
-                await stopping.wait()
-        except TimeoutError:
-            continue
