@@ -22,8 +22,9 @@ from uvicorn.supervisors import Multiprocess
 from backend.adapters.db.migrations import require_current, upgrade
 from backend.adapters.memory.metrics import NullMetrics
 from backend.cli.console import explained, fail, opened, run
-from backend.composition import load_signing_keys, open_jobs, open_metrics, open_outbound, open_outbox, secret_of
+from backend.composition import load_signing_keys, open_jobs, open_metrics, open_outbox, secret_of
 from backend.composition.metering import open_metering
+from backend.composition.outbound import open_outbound
 from backend.demo.setup import DEMO_FILE, one_at_a_time, prepare_environment, set_up
 from backend.logs import start_logging
 from backend.settings import Settings

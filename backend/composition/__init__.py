@@ -20,7 +20,7 @@ from backend.adapters.db.rollups import SqlUsageRollups
 from backend.adapters.db.unit_of_work import Database
 from backend.adapters.db.usage import SqlUsageReader
 from backend.adapters.db.write_turns import WriteTurns
-from backend.adapters.http import HttpxOutbound, SystemResolver
+from backend.adapters.http import HttpxOutbound
 from backend.adapters.mail.file import FileMailer
 from backend.adapters.mail.outbox import BackgroundOutbox
 from backend.adapters.mail.smtp import SmtpMailer
@@ -37,6 +37,7 @@ from backend.api.resources import HttpOptions, Resources
 from backend.composition.admission import open_admission, open_fallback, signal_of
 from backend.composition.jobs import jobs_on, outgoing_on, run_inside
 from backend.composition.metering import Metering, open_metering
+from backend.composition.outbound import open_outbound
 from backend.composition.periodic import run_periodically
 from backend.domain.clock import Clock, SystemClock
 from backend.model_service.lanes import LaneLimits
@@ -125,13 +126,6 @@ def open_jobs(
     sealer = open_webhook_sealer(settings)
     inward = jobs_on(shared.database, shared.usage_rollups, shared.usage_reader, metering, shared.clock, metrics)
     return (*inward, *outgoing_on(shared.database, outbound, sealer, outbox, shared.clock, metrics))
-
-
-def open_outbound(settings: Settings, stack: AsyncExitStack) -> HttpxOutbound:
-    """Return what calls addresses that tenants name."""
-    resolver = SystemResolver()
-    stack.callback(resolver.close)
-    return HttpxOutbound(resolver, allowed=settings.outbound_allowed_networks)
 
 
 def open_key_hasher(settings: Settings) -> PepperedKeyHasher:
