@@ -4,6 +4,7 @@ One server of each kind serves a whole run, started at its first use. Under pyte
 and tells the workers; each worker has its own Redis database number and its own PostgreSQL database.
 """
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from typing import NoReturn
@@ -20,6 +21,9 @@ from tests.fakes import FakeClock
 from tests.redis_client import connect
 from tests.server_process import Server
 from tests.servers import ServerNotFound, postgres_server, private_redis_server, redis_server
+
+# Tests that import onnxruntime themselves must not have it report either.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 STARTERS = {"redis": redis_server, "postgres": postgres_server}
 

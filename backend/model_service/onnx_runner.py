@@ -8,6 +8,7 @@ A graph of trees adds its votes as ``float32``. Where two classes come so close 
 them, the row is answered by scikit-learn.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -19,6 +20,9 @@ from backend.model_service.batch import BatchBuilder
 from backend.model_service.errors import RunnerUnsuited, WrongAnswer
 from backend.model_service.manifest import Row
 from backend.model_service.runners import Columns, Label, Runner, class_labels, finite
+
+# Since 1.29 onnxruntime reports to its maker what runs in it, unless this stands in the environment when it is loaded.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 try:
     import onnxruntime

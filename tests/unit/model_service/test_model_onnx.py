@@ -1,6 +1,7 @@
 """A pipeline as a graph: served where it answers as scikit-learn, never where it is silently wrong, never unchecked."""
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from sklearn.preprocessing import OneHotEncoder, PolynomialFeatures, StandardSca
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
+from backend.adapters.db.migrations import PROJECT
 from backend.domain.models import Feature, FeatureType, ModelRef, OutputOptions, Task
 from backend.model_service import ModelService, register
 from backend.model_service.batch import BatchBuilder
@@ -360,3 +362,14 @@ def test_a_graph_that_answers_otherwise_does_not_serve(own: ModelRepository) -> 
     info = asyncio.run(opened(own._root)).resolve(ModelRef.parse("net@2")).info
     assert info.runner != ONNX
     assert "does not answer as scikit-learn on the sample rows" in info.runner_reason
+
+
+def test_onnxruntime_reports_to_nobody(tmp_path: Path) -> None:
+    """Where it does, it keeps the name that it reports under in the temporary folder."""
+    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
+    script = "import backend.model_service.onnx_conversion, onnxruntime"
+    subprocess.run([sys.executable, "-c", script], cwd=PROJECT, env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []
+    script = "import onnxruntime"
+    subprocess.run([sys.executable, "-c", script], cwd=PROJECT, env=environment, check=True)
+    assert list(tmp_path.iterdir()) != [], "nothing to see any more: find another way to tell"
