@@ -60,11 +60,23 @@ def _stack(record: logging.LogRecord) -> str | None:
     return redacted("".join(traceback.format_exception(*record.exc_info)).replace("\n", " | "))
 
 
+def _records(record: logging.LogRecord) -> list[logging.LogRecord]:
+    """Take a batch of access lines apart: a record each, as if each had been logged by itself."""
+    lines = getattr(record, "lines", None)
+    if lines is None:
+        return [record]
+    batch = {"name": record.name, "levelname": record.levelname, "levelno": record.levelno, "msg": "request"}
+    return [logging.makeLogRecord({**batch, **line}) for line in lines]
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Return the line, or the lines of a batch."""
+        return "\n".join([self._line(each) for each in _records(record)])
+
+    def _line(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -82,7 +94,10 @@ class TextFormatter(logging.Formatter):
     """Readable on a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Return the line, or the lines of a batch."""
+        return "\n".join([self._line(each) for each in _records(record)])
+
+    def _line(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
         fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
         stack = _stack(record)

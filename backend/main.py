@@ -59,6 +59,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
             gc.collect()
             gc.freeze()
             yield
+            front.access_log.flush()
 
     app = Application(
         title="Forecourt",
@@ -88,7 +89,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
             max_age=600,
         )
     app.add_middleware(RequestContext, trusted_proxies=settings.trusted_proxies)
-    app.front = DirectPredictions(
+    app.front = front = DirectPredictions(
         app,
         bounds=bounds,
         trusted_proxies=settings.trusted_proxies,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from backend.api.access_log import BatchedAccessLog
 from backend.api.deps.callers import Authenticators, credential_in
 from backend.api.errors import problem_response
 from backend.api.limit_headers import RawHeaders
@@ -22,7 +23,6 @@ from backend.api.middleware import (
     BodyBounds,
     Network,
     client_address,
-    log_access,
     request_id_of,
 )
 from backend.api.prediction_wire import Sent, Written, read_command, write
@@ -83,6 +83,7 @@ class DirectPredictions:
         self._bounds = bounds
         self._trusted = trusted_proxies
         self._is_called_by_pages = is_called_by_pages
+        self.access_log = BatchedAccessLog()
         self._known: _Served | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,7 +110,7 @@ class DirectPredictions:
         except CallerLeft:
             return
         finally:
-            log_access(scope, status, request_id, started_s)
+            self.access_log.note(scope, status, request_id, started_s)
 
     def _is_unusual(self, scope: Scope, headers: Headers) -> bool:
         return bool(

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from backend.api.access_log import log_access
 from backend.api.errors import problem_response
 from backend.domain.errors import (
     BadRequest,
@@ -25,7 +26,6 @@ from backend.domain.errors import (
 )
 from backend.domain.ids import new_id
 
-access_log = logging.getLogger("forecourt.access")
 error_log = logging.getLogger("forecourt.errors")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9_-]{1,64}")
@@ -215,21 +215,3 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
 def _is_trusted(text: str, trusted: Sequence[Network]) -> bool:
     address = _address(text)
     return address is not None and any(address in network for network in trusted)
-
-
-def log_access(scope: Scope, status: int, request_id: str, started_s: float) -> None:
-    """Write the access line of a request that began at ``started_s`` of the performance counter."""
-    if not access_log.isEnabledFor(logging.INFO):
-        return
-    # The path only: a query string may hold what should not have been sent.
-    access_log.info(
-        "request",
-        extra={
-            "method": scope["method"],
-            "path": scope["path"],
-            "status": status,
-            "duration_ms": round((time.perf_counter() - started_s) * 1000, 2),
-            "request_id": request_id,
-            "client": scope.get("client_address"),
-        },
-    )

@@ -4,7 +4,8 @@ The 26 characters are a ULID (https://github.com/ulid/spec): 48 bits of millisec
 base 32. Identifiers are names, not secrets.
 """
 
-import secrets
+import os
+import random
 import time
 from typing import NewType
 
@@ -16,10 +17,14 @@ UserId = NewType("UserId", str)
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+# Names need no secure source, which is a system call each time. A forked process must not repeat its parent's.
+_chance = random.Random()
+os.register_at_fork(after_in_child=_chance.seed)
+_SHIFTS = tuple(range(120, -1, -10))
 
 
 def new_id(prefix: str, *, at_s: float | None = None) -> str:
     """Return ``prefix_`` and a fresh ULID; ``at_s`` is seconds since the epoch, by default now."""
-    value = int((time.time() if at_s is None else at_s) * 1000) << 80 | secrets.randbits(80)
+    value = int((time.time() if at_s is None else at_s) * 1000) << 80 | _chance.getrandbits(80)
     pairs = _PAIRS
-    return prefix + "_" + "".join([pairs[value >> shift & 1023] for shift in range(120, -1, -10)])
+    return prefix + "_" + "".join([pairs[value >> shift & 1023] for shift in _SHIFTS])

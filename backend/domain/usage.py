@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -42,9 +42,24 @@ class UsageEvent:
 
     def fingerprint(self) -> bytes:
         """Return the SHA-256 of the event's content: the same id with another one is a conflict."""
-        content = asdict(self)
-        content["occurred_at"] = self.occurred_at.astimezone(UTC).isoformat()
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()
+        content = (
+            self.id,
+            self.tenant_id,
+            self.credential_id,
+            self.environment,
+            self.model,
+            self.model_version,
+            self.units,
+            self.cached_units,
+            self.billable_units,
+            self.reason,
+            self.plan_id,
+            self.plan_version,
+            self.request_id,
+            self.occurred_at.astimezone(UTC).isoformat(),
+            self.period,
+        )
+        return hashlib.sha256(json.dumps(content).encode()).digest()
 
 
 def decide_billing(*, environment: Environment, units: int, cached_units: int, plan: Plan) -> tuple[int, BillingReason]:

@@ -6,7 +6,7 @@ early, ask admission once, run only the rows that nobody asked before, make the 
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from backend.domain.admission import (
@@ -171,11 +171,8 @@ class PredictionService:
         missing = [index for index, row in enumerate(cached) if row is None]
         if not missing:
             return [row for row in cached if row is not None]
-        try:
-            async with asyncio.timeout(command.deadline_s):
-                computed = await model.run(rows, missing, command.options, share=caller.tenant_id)
-        except TimeoutError as error:
-            raise DeadlineExceeded from error
+        running = model.run(rows, missing, command.options, share=caller.tenant_id)
+        computed = await (running if command.deadline_s is None else _within(command.deadline_s, running))
         fresh = iter(computed)
         return [next(fresh) if row is None else row for row in cached]
 
@@ -247,6 +244,14 @@ class PredictionService:
         task = asyncio.create_task(work)
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
+
+
+async def _within(deadline_s: float, running: Awaitable[list[bytes]]) -> list[bytes]:
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await running
+    except TimeoutError as error:
+        raise DeadlineExceeded from error
 
 
 def _require_call(caller: PredictCaller, model: ModelInfo, reference: str) -> None:

@@ -1,6 +1,7 @@
 """Predictions have two routes, a plain one and FastAPI's: whichever a request takes, it gets the same answer."""
 
 import json
+import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from backend.api import deps
 from backend.domain.api_keys import Environment
 from backend.domain.scopes import Role
 from backend.domain.scopes import Scope as Permission
+from backend.logs import JsonFormatter
 from tests.api.conftest import IRIS, Key, World
 from tests.fakes import FakeClock
 
@@ -241,7 +243,7 @@ async def test_an_answer_that_one_route_kept_is_repeated_by_the_other(both: Both
         assert reused.json()["code"] == "idempotency-key-reused"
 
 
-async def _ask(app: ASGIApp, scope: Scope, *chunks: bytes) -> list[Message]:
+async def ask(app: ASGIApp, scope: Scope, *chunks: bytes) -> list[Message]:
     messages = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
     messages.append(
         {"type": "http.request", "body": b"", "more_body": False} if chunks else {"type": "http.disconnect"}
@@ -258,7 +260,7 @@ async def _ask(app: ASGIApp, scope: Scope, *chunks: bytes) -> list[Message]:
     return sent
 
 
-def _scope(key: Key, **changes: Any) -> Scope:
+def scope_for(key: Key, **changes: Any) -> Scope:
     headers = [(name.lower().encode(), value.encode()) for name, value in key.headers.items()]
     path = "/v1/predict"
     return {
@@ -280,10 +282,10 @@ def _scope(key: Key, **changes: Any) -> Scope:
 
 async def test_the_usual_request_never_reaches_fastapi_and_the_unusual_one_does(both: Both) -> None:
     app, body = both.world.app, json.dumps(GOOD).encode()
-    usual = _scope(both.key)
-    twice = _scope(both.key, headers=[*usual["headers"], (b"x-request-id", b"one"), (b"x-request-id", b"two")])
-    for scope, reaches in ((usual, False), (twice, True), (_scope(both.key, query_string=b"a=b"), True)):
-        sent = await _ask(app, scope, body[:10], body[10:])
+    usual = scope_for(both.key)
+    twice = scope_for(both.key, headers=[*usual["headers"], (b"x-request-id", b"one"), (b"x-request-id", b"two")])
+    for scope, reaches in ((usual, False), (twice, True), (scope_for(both.key, query_string=b"a=b"), True)):
+        sent = await ask(app, scope, body[:10], body[10:])
         assert (sent[0]["status"], json.loads(sent[1]["body"])["model"]) == (200, "iris")
         assert ("route" in scope) is reaches
     await both.world.resources.predictions.settled()
@@ -292,13 +294,13 @@ async def test_the_usual_request_never_reaches_fastapi_and_the_unusual_one_does(
 async def test_over_https_either_route_says_that_it_stays_so(both: Both) -> None:
     body = json.dumps(GOOD).encode()
     for app in (both.world.app, both.world.app.behind):  # type: ignore[attr-defined]
-        sent = await _ask(app, _scope(both.key, scheme="https"), body)
+        sent = await ask(app, scope_for(both.key, scheme="https"), body)
         assert b"strict-transport-security" in dict(sent[0]["headers"])
     await both.world.resources.predictions.settled()
 
 
 async def test_a_caller_who_leaves_before_the_body_is_complete_is_not_answered(both: Both) -> None:
-    assert await _ask(both.world.app, _scope(both.key)) == []
+    assert await ask(both.world.app, scope_for(both.key)) == []
 
 
 async def test_an_override_of_a_dependency_holds_for_predictions(both: Both) -> None:
@@ -313,3 +315,25 @@ async def test_an_override_of_a_dependency_holds_for_predictions(both: Both) -> 
     await both.world.resources.predictions.settled()
     [event] = both.world.rows("SELECT occurred_at FROM usage_events WHERE event_id = :id", id=before.json()["id"])
     assert str(event[0])[:10] == clock.now().date().isoformat()
+
+
+async def test_x3_a_direct_prediction_has_its_access_line(both: Both, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="forecourt.access")
+    log = both.world.app.front.access_log  # type: ignore[attr-defined]
+    log.flush()
+    caplog.clear()
+    sent = {**both.key.headers, "X-Request-Id": "seen-1"}
+    await both.direct.post("/v1/models/iris/predict", json={"inputs": IRIS}, headers=sent)
+    await both.direct.post("/v1/predict", json=[], headers={**sent, "X-Request-Id": "seen-2"})
+    log.flush()
+    lines = [json.loads(line) for line in JsonFormatter().format(caplog.records[-1]).splitlines()]
+    told = [(line["method"], line["path"], line["status"], line["request_id"], line["client"]) for line in lines]
+    assert told == [
+        ("POST", "/v1/models/iris/predict", 200, "seen-1", "127.0.0.1"),
+        ("POST", "/v1/predict", 422, "seen-2", "127.0.0.1"),
+    ]
+    assert {(line["logger"], line["level"], line["message"]) for line in lines} == {
+        ("forecourt.access", "info", "request")
+    }
+    assert all(line["duration_ms"] >= 0 and line["time"] for line in lines)
+    await both.world.resources.predictions.settled()

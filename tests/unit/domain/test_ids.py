@@ -1,6 +1,8 @@
 """Identifiers say their kind, sort by the time they were made, and are never given twice."""
 
 import re
+import subprocess
+import sys
 import time
 
 from hypothesis import given
@@ -54,3 +56,20 @@ def test_ids_of_the_same_instant_differ() -> None:
 def test_every_random_bit_moves() -> None:
     randoms = [new_id("evt", at_s=0)[-16:] for _ in range(2_000)]
     assert all({text[place] for text in randoms} == set(CROCKFORD) for place in range(16))
+
+
+FORKS = """
+import os
+from backend.domain.ids import new_id
+new_id("evt")
+child = os.fork()
+os.write(1, new_id("evt", at_s=0).encode() + bytes([10]))
+if child:
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_forked_process_does_not_repeat_its_parent() -> None:
+    ended = subprocess.run((sys.executable, "-c", FORKS), capture_output=True, text=True, check=True)
+    first, second = ended.stdout.split()
+    assert first != second
