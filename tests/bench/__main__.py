@@ -10,6 +10,7 @@ forecourt.py         ours: a tenant and its keys, migrated stores, ``forecourt s
 site.py              all of these together
 table.py             how servers are measured in interleaved rounds; report.py writes it down
 comparisons.py       what is measured against what, and what it has to reach
+profile.py           a flame graph, and the microseconds of each stage
 ===================  ================================================================================
 """
 
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from tests.bench.comparisons import comparisons
 from tests.bench.machine import split_cores
+from tests.bench.profile import profile
 from tests.bench.report import markdown, plot
 from tests.bench.site import open_site
 from tests.bench.table import Bench
@@ -36,11 +38,13 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each comparison")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each server's turn in a round")
     parser.add_argument("--only", default="", help="comparisons by their beginning, with commas: A,F")
+    parser.add_argument("--profile", action="store_true", help="show where a prediction's time goes, and nothing else")
+    parser.add_argument("--model", default="a", choices=("a", "b", "c", "f"), help="the model that is profiled")
     options = parser.parse_args(arguments)
     OUTPUT.mkdir(parents=True, exist_ok=True)
     workshop = Path(tempfile.mkdtemp(dir=OUTPUT))
     try:
-        _table(workshop, options)
+        (_profile if options.profile else _table)(workshop, options)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
 
@@ -58,6 +62,16 @@ def _table(workshop: Path, options: argparse.Namespace) -> None:
     plot(results, OUTPUT / "bench.png")
     sys.stdout.write(f"\n{report}\n")
     _say(f"{time.monotonic() - began_s:.0f} s; report in {OUTPUT / 'bench.md'}, plot in {OUTPUT / 'bench.png'}")
+
+
+def _profile(workshop: Path, options: argparse.Namespace) -> None:
+    with open_site(workshop, split_cores(), _say) as site:
+        contender = site.ours("server").asked(options.model)
+        found = profile(contender, site.generator, OUTPUT, seconds=max(5.0, options.seconds))
+    report = f"# Where a prediction of model {options.model.upper()} goes\n\n{found.markdown()}"
+    (OUTPUT / "profile.md").write_text(report)
+    sys.stdout.write(f"\n{report}\n")
+    _say(f"report in {OUTPUT / 'profile.md'}, flame graph in {found.flame_graph}")
 
 
 def _say(text: str) -> None:
