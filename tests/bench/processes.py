@@ -56,7 +56,8 @@ def serving(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env={**os.environ, **(environment or {})},
+            # onnxruntime would report to its maker.
+            env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", **(environment or {})},
             start_new_session=True,
         )
     pin(process.pid, cores.server)
