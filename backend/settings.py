@@ -71,6 +71,17 @@ class Settings(BaseSettings):
         (),
         description="Networks that webhooks may reach although they are not public, over plain HTTP too; with commas.",
     )
+    biller_kind: Literal["stripe", "openmeter"] | None = Field(
+        None, description="Outside biller that is told each tenant's month-to-date total. Unset: none."
+    )
+    biller_url: str | None = Field(None, description="Its address; by default Stripe's own.")
+    biller_token: SecretStr | None = Field(None, description="Its secret key or token.")
+    biller_meter: str = Field(
+        "forecourt_units",
+        min_length=1,
+        max_length=100,
+        description="Its meter's event name (Stripe) or event type (OpenMeter); the meter takes the last value.",
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins whose pages may call the API from a browser, with commas; exact, never `*`."
     )

@@ -44,6 +44,8 @@ HANDED_OUT_BY = {
     "Counter": "Metrics",
     "Gauge": "Metrics",
     "Histogram": "Metrics",
+    "Biller": "the job that pushes usage",
+    "PeriodTotals": "the job that pushes usage",
     "UsageTotals": "the worker's jobs",
     "Resolver": "the OutboundHttp adapter, which asks it before it calls",
     "SigningKeySmith": "the command line, where signing keys are rotated",

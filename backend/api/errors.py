@@ -70,6 +70,7 @@ STATUS: dict[type[ForecourtError], int] = {
     errors.ModelUnavailable: 503,
     errors.MailUnavailable: 503,
     errors.CallFailed: 503,
+    errors.BillerRefused: 503,
     errors.DeadlineExceeded: 504,
 }
 _OAUTH_STATUS = {"invalid_client": 401, "slow_down": 429}

@@ -15,7 +15,8 @@ from backend.adapters.crypto.passwords import Argon2Passwords
 from backend.adapters.db.engine import UnsupportedDatabase
 from backend.adapters.db.migrations import DatabaseUnusable, require_current
 from backend.adapters.db.unit_of_work import SqlUnitOfWork
-from backend.composition import MisconfiguredError, Shared, open_shared
+from backend.composition import Shared, open_shared
+from backend.composition.misconfigured import MisconfiguredError
 from backend.domain.clock import SystemClock
 from backend.domain.errors import ForecourtError
 from backend.services.tenants import TenantService

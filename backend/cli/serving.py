@@ -92,7 +92,7 @@ def work(
                 metrics = NullMetrics() if once else open_metrics(settings, stack)
                 metering = open_metering(settings, stack, metrics, shared.turns)
                 outbound, outbox = open_outbound(settings, stack), open_outbox(settings, stack, shared.clock)
-                jobs = open_jobs(settings, shared, metering, outbound, outbox, metrics)
+                jobs = open_jobs(settings, shared, metering, outbound, outbox, metrics, stack)
                 runner = JobRunner(jobs, metrics=metrics)
                 if once:
                     return await runner.run_once()

@@ -6,6 +6,7 @@ import typer
 
 from backend.cli.console import JsonOption, opened, run, show, tenant_service
 from backend.domain.tenants import Tenant, TenantStatus
+from backend.domain.usage_pushes import BillerCustomer
 from backend.settings import Settings
 
 app = typer.Typer(help="Create, list, suspend and resume tenants.", no_args_is_help=True)
@@ -62,6 +63,23 @@ def suspend(slug: Slug, as_json: JsonOption = False) -> None:
 def resume(slug: Slug, as_json: JsonOption = False) -> None:
     """Accept a suspended tenant's credentials again."""
     _set_status(slug, TenantStatus.ACTIVE, as_json=as_json)
+
+
+@app.command("biller-customer")
+def set_biller_customer(
+    slug: Slug,
+    customer_id: Annotated[str, typer.Argument(help="The id there, such as cus_…; empty ends the pushes.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Set under which id the outside biller knows a tenant."""
+
+    async def work(settings: Settings) -> BillerCustomer | None:
+        async with opened(settings) as shared, tenant_service(shared) as (tenants, _):
+            return await tenants.set_biller_customer(slug, customer_id or None)
+
+    found = run(work)
+    row: dict[str, object] = {"tenant": slug, "customer_id": found.customer_id if found else None}
+    show([row], ("tenant", "customer_id"), as_json=as_json)
 
 
 def _set_status(slug: str, status: TenantStatus, *, as_json: bool) -> None:

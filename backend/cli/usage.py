@@ -5,12 +5,14 @@ from typing import Annotated
 import typer
 
 from backend.cli.console import JsonOption, opened, run, show
+from backend.cli.usage_push import push
 from backend.domain.clock import SystemClock
 from backend.domain.errors import NotFound
 from backend.domain.usage import Bucket, GroupBy, SummaryLine, SummaryQuery
 from backend.settings import Settings
 
-app = typer.Typer(help="Read usage.", no_args_is_help=True)
+app = typer.Typer(help="Read usage, and tell an outside biller.", no_args_is_help=True)
+app.command("push")(push)
 
 
 @app.command("summary")

@@ -35,8 +35,10 @@ from backend.adapters.redis.address import UnusableRedisUrl
 from backend.adapters.redis.admission import RedisAdmission
 from backend.api.resources import HttpOptions, Resources
 from backend.composition.admission import open_admission, open_fallback, signal_of
+from backend.composition.biller import open_usage_pushes
 from backend.composition.jobs import jobs_on, outgoing_on, run_inside
 from backend.composition.metering import Metering, open_metering
+from backend.composition.misconfigured import MisconfiguredError
 from backend.composition.outbound import open_outbound
 from backend.composition.periodic import run_periodically
 from backend.domain.clock import Clock, SystemClock
@@ -49,15 +51,11 @@ from backend.services.ports import LoginThrottle, Mailer, Metrics, Store
 from backend.services.predictions import PredictionService
 from backend.services.signing_keys import still_verifies
 from backend.settings import Settings
-from backend.worker import Job
+from backend.worker import Job, usage_push
 
 KEY_USE_EVERY_S = 30.0
 SIGNING_KEYS_EVERY_S = 30.0
 MODELS_EVERY_S = 2.0
-
-
-class MisconfiguredError(Exception):
-    """The settings do not fit each other, or not the store; the message is one line for the operator."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,11 +119,14 @@ def open_jobs(
     outbound: HttpxOutbound,
     outbox: BackgroundOutbox,
     metrics: Metrics,
+    stack: AsyncExitStack,
 ) -> tuple[Job, ...]:
     """Return the periodic jobs on what is open."""
     sealer = open_webhook_sealer(settings)
+    pushes = open_usage_pushes(settings, shared.database, shared.clock, stack)
     inward = jobs_on(shared.database, shared.usage_rollups, shared.usage_reader, metering, shared.clock, metrics)
-    return (*inward, *outgoing_on(shared.database, outbound, sealer, outbox, shared.clock, metrics))
+    outward = outgoing_on(shared.database, outbound, sealer, outbox, shared.clock, metrics)
+    return (*inward, *outward, *(() if pushes is None else (usage_push(pushes),)))
 
 
 def open_key_hasher(settings: Settings) -> PepperedKeyHasher:
@@ -174,7 +175,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
     outbound = open_outbound(settings, stack)
     metering = open_metering(settings, stack, metrics, shared.turns)
     if settings.jobs == "inside":
-        run_inside(open_jobs(settings, shared, metering, outbound, outbox, metrics), stack, metrics)
+        run_inside(open_jobs(settings, shared, metering, outbound, outbox, metrics, stack), stack, metrics)
     models = await ModelService.open(
         settings.models,
         allow_pickle=settings.allow_pickle_models,

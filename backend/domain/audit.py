@@ -50,6 +50,7 @@ class Action(StrEnum):
     SESSION_REVOKED = "session.revoked"
     ACCESS_TOKEN_REVOKED = "access-token.revoked"  # noqa: S105  # an action, not a token
     SIGNING_KEY_ROTATED = "signing-key.rotated"
+    BILLER_CUSTOMER_SET = "biller-customer.set"
     WEBHOOK_CREATED = "webhook.created"
     WEBHOOK_UPDATED = "webhook.updated"
     WEBHOOK_ROTATED = "webhook.rotated"

@@ -6,7 +6,7 @@ from typing import Any
 
 from backend.domain.ids import TenantId
 from backend.domain.webhook_deliveries import Delivery
-from backend.domain.webhooks import MAX_ENDPOINTS, WebhookEvent, WebhookMessage
+from backend.domain.webhooks import WebhookEvent, WebhookMessage
 from backend.services.ports import UnitOfWork
 
 
@@ -14,8 +14,7 @@ async def announce(
     unit: UnitOfWork, tenant_id: TenantId, event: WebhookEvent, data: Mapping[str, Any], at: datetime
 ) -> int:
     """Write a delivery for each endpoint that wants to know; return how many. A worker sends them once committed."""
-    endpoints = await unit.webhook_endpoints.list(tenant_id, after=None, limit=MAX_ENDPOINTS)
-    wanting = [endpoint for endpoint in endpoints if endpoint.wants(event)]
+    wanting = [endpoint for endpoint in await unit.webhook_endpoints.keep(tenant_id) if endpoint.wants(event)]
     if wanting:
         message = WebhookMessage.telling(event, data, at)
         for endpoint in wanting:

@@ -18,6 +18,7 @@ from backend.domain.tenants import (
     is_email,
     normalise_email,
 )
+from backend.domain.usage_pushes import CUSTOMER_ID, BillerCustomer
 from backend.services.plan_choice import chosen_plan, seed
 from backend.services.ports import Admission, CursorCodec, PasswordHasher, UnitOfWork
 from backend.services.ports.store import TenantFilter
@@ -189,6 +190,43 @@ class TenantService:
             after={"disabled": disabled},
         )
         return replace(user, disabled=disabled)
+
+    async def set_biller_customer(self, slug: str, customer_id: str | None) -> BillerCustomer | None:
+        """Set under which id an outside biller knows a tenant; ``None`` ends the pushes of its usage.
+
+        Raises:
+            NotFound: there is no such tenant.
+            Invalid: it can be nobody's id.
+        """
+        tenant = await self._unit.tenants.by_slug(slug)
+        if tenant is None:
+            raise NotFound("There is no tenant with this slug.")
+        return await self.set_biller_customer_of(tenant.id, customer_id)
+
+    async def set_biller_customer_of(self, tenant_id: str, customer_id: str | None) -> BillerCustomer | None:
+        """The same by the tenant's id."""
+        if customer_id is not None and not CUSTOMER_ID.fullmatch(customer_id):
+            raise Invalid(errors=(FieldError("/customer_id", "is not 1-200 visible ASCII characters"),))
+        tenant = await self.get(tenant_id)
+        before = await self._unit.biller_customers.get(tenant.id)
+        if (before.customer_id if before else None) != customer_id:
+            await self._unit.biller_customers.set(tenant.id, customer_id)
+            await self._record(
+                tenant.id,
+                Action.BILLER_CUSTOMER_SET,
+                tenant.id,
+                before={"customer_id": before.customer_id if before else None},
+                after={"customer_id": customer_id},
+            )
+        return await self._unit.biller_customers.get(tenant.id)
+
+    async def biller_customer_of(self, tenant_id: str) -> BillerCustomer | None:
+        """Return under which id an outside biller knows a tenant.
+
+        Raises:
+            NotFound: no tenant has this id.
+        """
+        return await self._unit.biller_customers.get((await self.get(tenant_id)).id)
 
     async def seat(self, tenant_id: TenantId, user_id: UserId, role: Role) -> Membership:
         """Give a user a seat in a tenant.

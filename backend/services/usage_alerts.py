@@ -2,9 +2,9 @@
 
 from backend.domain.clock import Clock
 from backend.domain.ids import KeyId, TenantId
-from backend.domain.limits import period_of
+from backend.domain.limits import QuotaRule, period_of
 from backend.domain.mail import usage_threshold_mail
-from backend.domain.plans import Plan, QuotaMode
+from backend.domain.plans import QuotaMode
 from backend.domain.scopes import Role
 from backend.domain.usage import LEDGER_START, LedgerPosition, UsageTotal
 from backend.domain.usage_alerts import QuotaUse, UsageAlert
@@ -65,7 +65,10 @@ class UsageAlertService:
     ) -> list[QuotaUse]:
         """Return how much is used of each quota of a tenant and its keys."""
         plan = await unit.subscriptions.current_plan(tenant_id, self._clock.now())
-        uses = [] if plan is None else _of_tenant(tenant_id, plan, period, totals)
+        tenant = await unit.tenants.get(tenant_id)
+        uses = []
+        if plan is not None and tenant is not None:
+            uses = _of_tenant(tenant.limits.quota_under(plan, tenant_id), period, totals)
         for total in totals:
             key = await unit.api_keys.get(tenant_id, KeyId(total.credential_id))
             if key is not None and key.monthly_quota is not None:
@@ -112,9 +115,9 @@ class UsageAlertService:
         unit.after_commit(post)
 
 
-def _of_tenant(tenant_id: TenantId, plan: Plan, period: str, totals: tuple[UsageTotal, ...]) -> list[QuotaUse]:
+def _of_tenant(rule: QuotaRule, period: str, totals: tuple[UsageTotal, ...]) -> list[QuotaUse]:
     """Return how much is used of a tenant's own quota, which live and test keys have one of each."""
-    if plan.monthly_quota is None:
+    if rule.limit is None:
         return []
     environments = dict.fromkeys(total.environment for total in totals)
     return [
@@ -122,10 +125,10 @@ def _of_tenant(tenant_id: TenantId, plan: Plan, period: str, totals: tuple[Usage
             period=period,
             environment=environment,
             scope="tenant",
-            subject=tenant_id,
+            subject=rule.subject,
             units=sum(total.units for total in totals if total.environment is environment),
-            limit=plan.monthly_quota,
-            mode=plan.quota_mode,
+            limit=rule.limit,
+            mode=rule.mode,
         )
         for environment in environments
     ]

@@ -85,8 +85,10 @@ class WebhookDeliveryService:
         self._counters[outcome].add()
         after = delivery.after(attempt, retry_after_s=retry_after_s, jitter=random.random())
         async with self._store.unit_of_work() as unit:
-            if await unit.webhook_deliveries.store(delivery.tenant_id, after):
-                await self._judge(unit, delivery, attempt)
+            # The endpoint first, as everybody does: two attempts that wait for each other's rows would never end.
+            endpoint_now = await unit.webhook_endpoints.hold(delivery.tenant_id, delivery.endpoint_id)
+            if await unit.webhook_deliveries.store(delivery.tenant_id, after) and endpoint_now is not None:
+                await self._judge(unit, delivery, endpoint_now, attempt)
 
     async def _send(self, delivery: Delivery, endpoint: WebhookEndpoint) -> tuple[Attempt, int | None]:
         """Post a message; return what came of it and how long the endpoint wants to be left alone."""
@@ -117,12 +119,11 @@ class WebhookDeliveryService:
         sealed = (endpoint.sealed_secret, *((previous.sealed,) if previous else ()))
         return tuple(self._sealer.unseal(each, endpoint.id).decode() for each in sealed)
 
-    async def _judge(self, unit: UnitOfWork, delivery: Delivery, attempt: Attempt) -> None:
+    async def _judge(self, unit: UnitOfWork, delivery: Delivery, endpoint: WebhookEndpoint, attempt: Attempt) -> None:
         """Note how the endpoint does; one that is gone, or has failed for days, is not called any more."""
         if delivery.event is WebhookEvent.TEST and not attempt.is_success and not attempt.says_gone:
             return
-        endpoint = await unit.webhook_endpoints.hold(delivery.tenant_id, delivery.endpoint_id)
-        if endpoint is None or not endpoint.is_enabled:
+        if not endpoint.is_enabled:
             return
         if attempt.is_success:
             judged = endpoint.after_success()

@@ -12,6 +12,7 @@ from backend.worker.jobs import (
     quota_reconciliation,
     signing_key_cleanup,
     spill_drain,
+    usage_push,
     usage_rollup,
 )
 from backend.worker.runner import JobRunner
@@ -25,5 +26,6 @@ __all__ = [
     "quota_reconciliation",
     "signing_key_cleanup",
     "spill_drain",
+    "usage_push",
     "usage_rollup",
 ]

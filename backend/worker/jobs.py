@@ -10,6 +10,7 @@ from backend.domain.sessions import ABSOLUTE_LIFETIME
 from backend.services.ports import Store, UsageRollups
 from backend.services.signing_keys import KEPT_AFTER_RETIREMENT
 from backend.services.usage_alerts import UsageAlertService
+from backend.services.usage_pushes import UsagePushService
 from backend.services.webhook_deliveries import WebhookDeliveryService
 
 # A login that cannot be refreshed any more is kept a while, so that a late reuse is still recognised.
@@ -116,3 +117,8 @@ def outgoing_jobs(webhooks: WebhookDeliveryService, alerts: UsageAlertService) -
         Job(name="webhook clean-up", every_s=3600, work=webhooks.forget_old),
         Job(name="usage alerts", every_s=30, work=alerts.check),
     )
+
+
+def usage_push(service: UsagePushService) -> Job:
+    """Return the job that tells an outside biller what tenants used."""
+    return Job(name="usage push", every_s=60, work=service.push_all)

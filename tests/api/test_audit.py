@@ -254,6 +254,7 @@ TESTED_ELSEWHERE = {
     "POST /v1/admin/tenants/{tenant_id}/suspend",
     "POST /v1/admin/tenants/{tenant_id}/resume",
     "PUT /v1/admin/tenants/{tenant_id}/subscription",
+    "PUT /v1/admin/tenants/{tenant_id}/biller-customer",
     "POST /v1/admin/plans",
     # These write to the ledger.
     "POST /v1/predict",

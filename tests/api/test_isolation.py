@@ -127,6 +127,8 @@ SHARED = {
     "GET /v1/admin/tenants/{tenant_id}": ADMIN,
     "POST /v1/admin/tenants/{tenant_id}/suspend": ADMIN,
     "POST /v1/admin/tenants/{tenant_id}/resume": ADMIN,
+    "GET /v1/admin/tenants/{tenant_id}/biller-customer": ADMIN,
+    "PUT /v1/admin/tenants/{tenant_id}/biller-customer": ADMIN,
     "GET /v1/admin/tenants/{tenant_id}/subscription": ADMIN,
     "PUT /v1/admin/tenants/{tenant_id}/subscription": ADMIN,
     "GET /v1/admin/plans/{plan_id}": ADMIN,

@@ -393,3 +393,32 @@ async def test_a7_the_billing_reader_is_no_operator(world: World) -> None:
     ):
         answer = await world.client.post(TENANTS, json={"slug": a_slug()}, headers=headers)
         assert problem(answer) == (403, "insufficient-scope")
+
+
+# Billers
+
+
+async def test_the_operator_says_under_which_id_a_biller_knows_a_tenant(world: World) -> None:
+    operator, tenant = await platform_program(world), await world.tenant()
+    path = f"{TENANTS}/{tenant.id}/biller-customer"
+
+    async def put(customer_id: Any) -> Response:
+        return await world.client.put(path, json={"customer_id": customer_id}, headers=operator)
+
+    assert (await get(world, operator, path)).json() == {"customer_id": None}
+    for customer_id in ("cus_1", "cus_1", "cus_2", None):
+        answer = await put(customer_id)
+        assert (answer.status_code, answer.json()) == (200, {"customer_id": customer_id})
+        assert (await get(world, operator, path)).json() == {"customer_id": customer_id}
+    found = [each.entry for each in await trail(world, tenant.id) if each.entry.action == "biller-customer.set"]
+    assert [(entry.before["customer_id"], entry.after["customer_id"]) for entry in found] == [
+        (None, "cus_1"),
+        ("cus_1", "cus_2"),
+        ("cus_2", None),
+    ]
+    for wrong in ("", "with space", "caf\u00e9", "x" * 201, 5):
+        refused = await put(wrong)
+        assert problem(refused) == (422, "validation-failed")
+        assert pointers(refused) == ["/customer_id"]
+    missing = await get(world, operator, f"{TENANTS}/ten_none/biller-customer")
+    assert problem(missing) == (404, "not-found")

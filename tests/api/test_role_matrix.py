@@ -66,6 +66,8 @@ GET    /v1/admin/tenants                                admin           operator
 GET    /v1/admin/tenants/{tenant_id}                    admin           operator
 POST   /v1/admin/tenants/{tenant_id}/suspend            admin           operator
 POST   /v1/admin/tenants/{tenant_id}/resume             admin           operator
+GET    /v1/admin/tenants/{tenant_id}/biller-customer    admin           operator
+PUT    /v1/admin/tenants/{tenant_id}/biller-customer    admin           operator
 GET    /v1/admin/tenants/{tenant_id}/subscription       admin           operator
 PUT    /v1/admin/tenants/{tenant_id}/subscription       admin           operator
 POST   /v1/admin/plans                                  admin           operator

@@ -165,6 +165,16 @@ async def test_a_soft_quota_is_told_of_and_no_quota_is_not(clocked_world: Clocke
     assert await endless.told() == []
 
 
+async def test_a_quota_that_the_tenant_lowered_is_the_one_that_counts(clocked_world: ClockedWorld) -> None:
+    meter = await a_meter(clocked_world, "enterprise")
+    await meter.send("PUT", "/v1/limits", {"monthly_quota": 100})
+    await meter.use(50)
+    await meter.look(until=1)
+    assert [(each["limit"], each["mode"], each["threshold_percent"]) for each in await meter.told()] == [
+        (100, "hard", 50)
+    ]
+
+
 async def test_test_keys_have_a_quota_of_their_own(clocked_world: ClockedWorld) -> None:
     meter = await a_meter(clocked_world)
     await meter.use(499)

@@ -35,6 +35,7 @@ from backend.domain.scopes import Role, Scope
 from backend.domain.service_accounts import ServiceAccount
 from backend.domain.tenants import Membership, Tenant, TenantStatus, User
 from backend.domain.usage_alerts import QuotaUse, UsageAlert
+from backend.domain.usage_pushes import BillerCustomer, PeriodTotal, next_push
 from backend.domain.webhook_deliveries import Delivery
 from backend.domain.webhooks import WebhookEndpoint, WebhookEvent, WebhookMessage
 from backend.services.ports.store import StoredRepetition
@@ -203,6 +204,11 @@ async def furnish(unit: SqlUnitOfWork, tenant_id: TenantId) -> None:
         mode=QuotaMode.HARD,
     )
     await unit.usage_alerts.add(tenant_id, UsageAlert(use=use, threshold=50, at=NOW))
+    customer = BillerCustomer(tenant_id=tenant_id, customer_id="cus_1")
+    await unit.biller_customers.set(tenant_id, customer.customer_id)
+    push = next_push(None, customer, "2026-07", PeriodTotal(billable_units=1, is_closed=False), NOW)
+    assert push is not None
+    await unit.usage_pushes.store(tenant_id, "stripe", push)
     await unit.audit.record(tenant_id, AuditEntry(actor=SYSTEM, action=Action.TENANT_CREATED, target_id=tenant_id))
 
 

@@ -97,6 +97,13 @@ def test_an_admins_commands_make_a_key_and_show_what_was_used(outputs: list[str]
 
 
 @pytest.mark.process
+def test_a_webhook_inside_the_network_is_refused(outputs: list[str]) -> None:
+    refused, listed = documents(printed_by(outputs, "/v1/webhooks"))
+    assert refused["code"] == "url-not-allowed"
+    assert listed == {"data": [], "has_more": False, "next_cursor": None}
+
+
+@pytest.mark.process
 def test_an_operators_commands_show_the_house_and_add_a_customer(outputs: list[str]) -> None:
     shown = printed_by(outputs, "tenants list")
     for word in ("acme", "globex", "iris", "diabetes", '"status":"ready"'):
@@ -111,7 +118,7 @@ def test_an_operators_commands_show_the_house_and_add_a_customer(outputs: list[s
 def test_every_block_of_commands_is_known_here() -> None:
     """A new block has to be looked at by one of the tests above, or be a script."""
     assert len(SCRIPTS) == 2
-    assert len(COMMANDS) == 8
+    assert len(COMMANDS) == 9
 
 
 # Scripts

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 from backend.adapters.db.api_keys import SqlApiKeys
 from backend.adapters.db.audit import SqlAuditLog
+from backend.adapters.db.billers import SqlBillerCustomers, SqlUsagePushes
 from backend.adapters.db.engine import for_writing, is_lost, translated_errors
 from backend.adapters.db.idempotency import SqlIdempotencyRecords
 from backend.adapters.db.invitations import SqlInvitations
@@ -129,6 +130,16 @@ class SqlUnitOfWork:
     def usage_alerts(self) -> SqlUsageAlerts:
         """Which thresholds of its quotas a tenant has reached."""
         return SqlUsageAlerts(self._session)
+
+    @cached_property
+    def biller_customers(self) -> SqlBillerCustomers:
+        """Under which ids an outside biller knows tenants."""
+        return SqlBillerCustomers(self._session)
+
+    @cached_property
+    def usage_pushes(self) -> SqlUsagePushes:
+        """How far it was told."""
+        return SqlUsagePushes(self._session)
 
     def after_commit(self, action: Callable[[], Awaitable[None]]) -> None:
         """Run ``action`` once the transaction is durable."""

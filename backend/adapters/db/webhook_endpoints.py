@@ -82,6 +82,17 @@ class SqlWebhookEndpoints:
         )
         return endpoint_from_row(row) if row else None
 
+    async def keep(self, tenant_id: TenantId) -> tuple[WebhookEndpoint, ...]:
+        """Return all of the tenant's endpoints; none of them is deleted before the unit ends."""
+        rows = await self._session.scalars(
+            select(WebhookEndpointRow)
+            .where(col(WebhookEndpointRow.tenant_id) == tenant_id)
+            .order_by(col(WebhookEndpointRow.id))
+            .with_for_update(read=True, key_share=True)
+            .execution_options(populate_existing=True)
+        )
+        return tuple(endpoint_from_row(row) for row in rows)
+
     async def store(self, tenant_id: TenantId, endpoint: WebhookEndpoint) -> None:
         """Store a changed endpoint in place of the one that is there."""
         await self._session.merge(_row(endpoint, tenant_id))

@@ -8,7 +8,7 @@ from backend.api.deps import CursorCodecDep, PlatformAdmin, TenantServiceDep
 from backend.api.idempotency import ONCE_REFUSALS, IdempotentRoute, Once
 from backend.api.refusals import refusals
 from backend.api.schemas.common import Page
-from backend.api.schemas.tenants import CustomerOut, NewTenantIn
+from backend.api.schemas.tenants import BillerCustomerIn, BillerCustomerOut, CustomerOut, NewTenantIn
 from backend.domain import errors
 from backend.domain.tenants import TenantStatus
 from backend.services.ports.store import TenantFilter
@@ -61,3 +61,21 @@ async def suspend_tenant(tenant_id: str, _caller: PlatformAdmin, service: Tenant
 async def resume_tenant(tenant_id: str, _caller: PlatformAdmin, service: TenantServiceDep) -> CustomerOut:
     """Accept the tenant's credentials again. Resuming it again changes nothing."""
     return CustomerOut.of(await service.set_status_of(tenant_id, TenantStatus.ACTIVE))
+
+
+@router.get(
+    "/{tenant_id}/biller-customer", summary="Read a tenant's id at the biller", responses=refusals(errors.NotFound)
+)
+async def read_biller_customer(tenant_id: str, _caller: PlatformAdmin, service: TenantServiceDep) -> BillerCustomerOut:
+    """Return under which id the outside biller knows a tenant."""
+    return BillerCustomerOut.of(await service.biller_customer_of(tenant_id))
+
+
+@router.put(
+    "/{tenant_id}/biller-customer", summary="Set a tenant's id at the biller", responses=refusals(errors.NotFound)
+)
+async def set_biller_customer(
+    tenant_id: str, body: BillerCustomerIn, _caller: PlatformAdmin, service: TenantServiceDep
+) -> BillerCustomerOut:
+    """Set under which id the outside biller knows a tenant; `null` ends the pushes of its usage."""
+    return BillerCustomerOut.of(await service.set_biller_customer_of(tenant_id, body.customer_id))

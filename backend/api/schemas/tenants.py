@@ -8,6 +8,7 @@ from backend.api.schemas.common import In, Instant, Out
 from backend.api.schemas.members import DisplayName
 from backend.api.schemas.plans import PlanText
 from backend.domain.tenants import Tenant, TenantStatus
+from backend.domain.usage_pushes import BillerCustomer
 
 Slug = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 
@@ -33,3 +34,22 @@ class CustomerOut(Out):
     def of(cls, tenant: Tenant) -> "CustomerOut":
         """Return a tenant's wire form."""
         return cls(id=tenant.id, slug=tenant.slug, name=tenant.name, status=tenant.status, created_at=tenant.created_at)
+
+
+class BillerCustomerIn(In):
+    """Under which id the outside biller knows a tenant."""
+
+    customer_id: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = Field(
+        description="Such as Stripe's `cus_…`; `null` takes it away.", examples=["cus_NciAYcXfLnqBoz"]
+    )
+
+
+class BillerCustomerOut(Out):
+    """Under which id the outside biller knows a tenant."""
+
+    customer_id: str | None
+
+    @classmethod
+    def of(cls, customer: BillerCustomer | None) -> "BillerCustomerOut":
+        """Return its wire form."""
+        return cls(customer_id=customer.customer_id if customer else None)

@@ -49,7 +49,7 @@ from backend.domain.errors.capacity import (
     TooMany,
     Unavailable,
 )
-from backend.domain.errors.outbound import CallFailed, CallFailure, UrlNotAllowed
+from backend.domain.errors.outbound import BillerRefused, CallFailed, CallFailure, UrlNotAllowed
 from backend.domain.errors.requests import (
     AlreadyExists,
     AlreadyMember,
@@ -85,6 +85,7 @@ __all__ = [
     "AlreadyExists",
     "AlreadyMember",
     "BadRequest",
+    "BillerRefused",
     "CallFailed",
     "CallFailure",
     "ConcurrencyExceeded",

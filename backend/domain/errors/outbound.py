@@ -44,3 +44,15 @@ class CallFailed(Unavailable):
         super().__init__(detail)
         self.reason = reason
         self.duration_ms = duration_ms
+
+
+class BillerRefused(Unavailable):
+    """An outside biller does not take what it is told; ``status`` is its answer's."""
+
+    code = "biller-refused"
+    title = "Biller refused"
+    default_detail = "The biller did not take the reading."
+
+    def __init__(self, detail: str | None = None, *, status: int = 0, retry_after_s: int | None = None) -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.status = status

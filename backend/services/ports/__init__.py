@@ -27,12 +27,15 @@ Mailer               delivers mail                              mail (SMTP, file
 Outbox               takes mail off the caller's hands          mail
 OutboundHttp         calls to addresses that others named       http
 Resolver             the addresses behind a host name           http
+Biller               whoever bills tenants elsewhere            http (Stripe, OpenMeter)
+PeriodTotals         what periods come to, for a biller         db
 Metrics              numbers about the service itself           prometheus, memory (forgets)
 HealthProbe          a resource that can say how it is          each of the above that can fail
 ===================  =========================================  ================================
 """
 
 from backend.services.ports.admission import Admission, QuotaHistory
+from backend.services.ports.biller import Biller, PeriodTotals
 from backend.services.ports.health import HealthProbe
 from backend.services.ports.identity import (
     AccessClaims,
@@ -57,6 +60,7 @@ from backend.services.ports.outbound import OutboundAnswer, OutboundHttp, Resolv
 from backend.services.ports.store import (
     ApiKeys,
     AuditLog,
+    BillerCustomers,
     ClaimedDelivery,
     IdempotencyRecords,
     Invitations,
@@ -72,6 +76,7 @@ from backend.services.ports.store import (
     Tenants,
     UnitOfWork,
     UsageAlerts,
+    UsagePushes,
     Users,
     WebhookDeliveries,
     WebhookEndpoints,
@@ -82,6 +87,8 @@ __all__ = [
     "Admission",
     "ApiKeys",
     "AuditLog",
+    "Biller",
+    "BillerCustomers",
     "ClaimedDelivery",
     "Counter",
     "CursorCodec",
@@ -107,6 +114,7 @@ __all__ = [
     "OutboundHttp",
     "Outbox",
     "PasswordHasher",
+    "PeriodTotals",
     "Plans",
     "QuotaHistory",
     "Resolver",
@@ -125,6 +133,7 @@ __all__ = [
     "UnitOfWork",
     "UnknownSigningKey",
     "UsageAlerts",
+    "UsagePushes",
     "UsageReader",
     "UsageRollups",
     "UsageTotals",

@@ -3,6 +3,7 @@
 What only one dialect has (triggers, grants, the ledger's ``commit_xid``) stands in the migrations.
 """
 
+from backend.adapters.db.tables.billers import BillerCustomerRow, UsagePushRow
 from backend.adapters.db.tables.books import AuditRow, UsageEventRow
 from backend.adapters.db.tables.columns import NullableJson, RowNumber, UtcDateTime
 from backend.adapters.db.tables.credentials import (
@@ -29,6 +30,7 @@ from backend.adapters.db.tables.webhooks import UsageAlertRow, WebhookDeliveryRo
 __all__ = [
     "ApiKeyRow",
     "AuditRow",
+    "BillerCustomerRow",
     "IdempotencyRow",
     "InvitationRow",
     "MailedTokenRow",
@@ -46,6 +48,7 @@ __all__ = [
     "UsageAlertRow",
     "UsageCheckpointRow",
     "UsageEventRow",
+    "UsagePushRow",
     "UsageRollupRow",
     "UserRow",
     "UtcDateTime",

@@ -3,6 +3,7 @@
 Methods on what a tenant owns take its id first. A method that reads across tenants says so in its name.
 """
 
+from backend.services.ports.store.billers import BillerCustomers, UsagePushes
 from backend.services.ports.store.credentials import (
     ApiKeys,
     KeyFilter,
@@ -29,6 +30,7 @@ from backend.services.ports.store.webhooks import ClaimedDelivery, UsageAlerts, 
 __all__ = [
     "ApiKeys",
     "AuditLog",
+    "BillerCustomers",
     "ClaimedDelivery",
     "IdempotencyRecords",
     "Invitations",
@@ -48,6 +50,7 @@ __all__ = [
     "Tenants",
     "UnitOfWork",
     "UsageAlerts",
+    "UsagePushes",
     "Users",
     "WebhookDeliveries",
     "WebhookEndpoints",

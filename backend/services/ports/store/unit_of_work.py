@@ -6,6 +6,7 @@ from typing import Protocol
 
 from backend.domain.audit import AuditEntry, AuditFilter, AuditRecord, ChainReport
 from backend.domain.ids import TenantId
+from backend.services.ports.store.billers import BillerCustomers, UsagePushes
 from backend.services.ports.store.credentials import (
     ApiKeys,
     MailedTokens,
@@ -127,6 +128,16 @@ class UnitOfWork(Protocol):
     @property
     def usage_alerts(self) -> UsageAlerts:
         """Which thresholds of its quotas a tenant has reached."""
+        ...
+
+    @property
+    def biller_customers(self) -> BillerCustomers:
+        """Under which ids an outside biller knows tenants."""
+        ...
+
+    @property
+    def usage_pushes(self) -> UsagePushes:
+        """How far it was told."""
         ...
 
     def after_commit(self, action: Callable[[], Awaitable[None]]) -> None:

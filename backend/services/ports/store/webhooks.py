@@ -25,6 +25,10 @@ class WebhookEndpoints(Protocol):
         """Return one of the tenant's endpoints, its row locked until the unit ends."""
         ...
 
+    async def keep(self, tenant_id: TenantId) -> tuple[WebhookEndpoint, ...]:
+        """Return all of the tenant's endpoints; none of them is deleted before the unit ends."""
+        ...
+
     async def store(self, tenant_id: TenantId, endpoint: WebhookEndpoint) -> None:
         """Store a changed endpoint in place of the one that is there."""
         ...

@@ -1,0 +1,146 @@
+"""The worker as a process of its own: webhooks, letters and readings reach who they are for."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.adapters.db.ledger import GroupCommitLedger
+from backend.adapters.memory.metrics import NullMetrics
+from backend.services.tenants import TenantService
+from tests.api.conftest import SECRETS, World, embedded_settings, running
+from tests.billing_receiver import BillingReceiver, billing_receiver
+from tests.contracts.ledgers import an_event
+from tests.http_server import HttpServer, http_server
+from tests.integration.forecourt_process import END_WITHIN_S, PROJECT, command, environment
+
+pytestmark = [pytest.mark.anyio, pytest.mark.process]
+
+
+async def until(arrived: Callable[[], bool]) -> None:
+    async with asyncio.timeout(END_WITHIN_S):
+        while not arrived():
+            await asyncio.sleep(0.02)
+
+
+def settings_of(world: World, folder: Path, receiver: BillingReceiver) -> dict[str, str]:
+    return {
+        "DATABASE_URL": world.database_url,
+        "MAIL_FOLDER": str(folder / "mail"),
+        "OUTBOUND_ALLOWED_NETWORKS": "127.0.0.1/32",
+        "BILLER_KIND": "openmeter",
+        "BILLER_URL": receiver.url,
+        "BILLER_TOKEN": "sk_test_receiver",
+        "LOG_FORMAT": "json",
+        **{name.upper(): str(value) for name, value in SECRETS.items()},
+    }
+
+
+@asynccontextmanager
+async def worker(settings: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(
+        *command("worker"),
+        cwd=PROJECT,
+        env=environment(settings),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def test_the_worker_tells_whoever_is_to_be_told(tmp_path: Path) -> None:
+    async with (
+        running(embedded_settings(tmp_path), "outgoing") as world,
+        http_server() as hook,
+        billing_receiver("openmeter") as biller,
+    ):
+        tenant = await world.tenant("free")
+        await subscribe(world, tenant, hook)
+        await use(world, tenant.id, tenant.live.id, 600)
+        async with worker(settings_of(world, tmp_path, biller)) as process:
+            await until(lambda: bool(hook.received))
+            await until(lambda: bool(biller.kept))
+            process.send_signal(signal.SIGTERM)
+            output, _ = await asyncio.wait_for(process.communicate(), END_WITHIN_S)
+        assert process.returncode == 0, output.decode()
+        assert b"usage.threshold_reached" in hook.received[0].body
+        assert [(each.customer, each.value) for each in biller.kept.values()] == [("cus_1", 600)]
+        letters = [path.read_text() for path in (tmp_path / "mail").glob("*.eml")]
+        assert any(tenant.owner_email in letter and "50" in letter for letter in letters)
+        for secret in (*SECRETS.values(), "sk_test_receiver", hook.received[0].headers["webhook-signature"]):
+            assert str(secret) not in output.decode()
+
+
+async def test_usage_is_pushed_once_by_hand(tmp_path: Path) -> None:
+    async with (
+        running(embedded_settings(tmp_path), "outgoing") as world,
+        billing_receiver("openmeter") as biller,
+    ):
+        tenant = await world.tenant()
+        await know(world, tenant.slug)
+        await use(world, tenant.id, tenant.live.id, 5)
+        settings = settings_of(world, tmp_path, biller)
+        assert await by_hand(settings) == (0, "readings taken: 1, not taken: 0")
+        assert await by_hand(settings) == (0, "readings taken: 0, not taken: 0")
+        await use(world, tenant.id, tenant.live.id, 2)
+        biller.will(biller.broken)
+        assert await by_hand(settings) == (1, "readings taken: 0, not taken: 1")
+        del settings["BILLER_KIND"]
+        status, said = await by_hand(settings)
+        assert status == 1
+        assert "FORECOURT_BILLER_KIND" in said
+
+
+async def by_hand(settings: dict[str, str]) -> tuple[int | None, str]:
+    process = await asyncio.create_subprocess_exec(
+        *command("usage", "push", "--once"),
+        cwd=PROJECT,
+        env=environment(settings),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), END_WITHIN_S)
+    return process.returncode, output.decode().strip().splitlines()[-1]
+
+
+async def subscribe(world: World, tenant: Any, hook: HttpServer) -> None:
+    owner = await world.log_in(tenant.owner_email)
+    made = await world.client.post("/v1/webhooks", json={"url": hook.url("/hook")}, headers=owner)
+    assert made.status_code == 201, made.text
+    await know(world, tenant.slug)
+
+
+async def know(world: World, slug: str) -> None:
+    resources = world.resources
+    async with resources.store.unit_of_work() as unit:
+        service = TenantService(
+            unit=unit, passwords=resources.password_hasher, admission=resources.admission, clock=resources.clock
+        )
+        await service.set_biller_customer(slug, "cus_1")
+
+
+async def use(world: World, tenant_id: Any, key_id: str, units: int) -> None:
+    store: Any = world.resources.store
+    ledger = GroupCommitLedger(store, metrics=NullMetrics())
+    ledger.start()
+    await ledger.append(
+        tenant_id,
+        an_event(
+            tenant_id,
+            occurred_at=world.resources.clock.now(),
+            credential_id=key_id,
+            units=units,
+            cached_units=0,
+            billable_units=units,
+        ),
+    )
+    await ledger.aclose()
