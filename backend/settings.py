@@ -113,6 +113,9 @@ class Settings(BaseSettings):
         ge=0,
         description="Most usage events kept in Redis while the database is down, half a kilobyte each; then 503.",
     )
+    period_grace_s: float = Field(
+        3600.0, ge=60, description="How long after a month's end it may be closed, and servers' clocks may differ."
+    )
     body_limit_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Longest request body.")
     body_timeout_s: float = Field(15.0, gt=0, description="How long a request body may take to arrive.")
     max_rows: int = Field(1000, ge=1, le=100_000, description="Most rows of one prediction request.")

@@ -36,7 +36,7 @@ from backend.adapters.redis.admission import RedisAdmission
 from backend.api.resources import HttpOptions, Resources
 from backend.composition.admission import open_admission, open_fallback, signal_of
 from backend.composition.biller import open_usage_pushes
-from backend.composition.jobs import jobs_on, outgoing_on, run_inside
+from backend.composition.jobs import closing_on, jobs_on, outgoing_on, run_inside
 from backend.composition.metering import Metering, open_metering
 from backend.composition.misconfigured import MisconfiguredError
 from backend.composition.outbound import open_outbound
@@ -125,8 +125,9 @@ def open_jobs(
     sealer = open_webhook_sealer(settings)
     pushes = open_usage_pushes(settings, shared.database, shared.clock, stack)
     inward = jobs_on(shared.database, shared.usage_rollups, shared.usage_reader, metering, shared.clock, metrics)
+    books = closing_on(shared.database, shared.usage_reader, shared.admission, shared.clock, settings.period_grace_s)
     outward = outgoing_on(shared.database, outbound, sealer, outbox, shared.clock, metrics)
-    return (*inward, *outward, *(() if pushes is None else (usage_push(pushes),)))
+    return (*inward, books, *outward, *(() if pushes is None else (usage_push(pushes),)))
 
 
 def open_key_hasher(settings: Settings) -> PepperedKeyHasher:
@@ -173,7 +174,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
     stack.callback(passwords.close)
     outbox = open_outbox(settings, stack, clock)
     outbound = open_outbound(settings, stack)
-    metering = open_metering(settings, stack, metrics, shared.turns)
+    metering = open_metering(settings, stack, clock, metrics, shared.turns)
     if settings.jobs == "inside":
         run_inside(open_jobs(settings, shared, metering, outbound, outbox, metrics, stack), stack, metrics)
     models = await ModelService.open(
@@ -207,6 +208,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
             issuer=settings.issuer,
             sign_up=settings.sign_up,
             sign_up_plan=settings.sign_up_plan,
+            period_grace_s=settings.period_grace_s,
         ),
         clock=clock,
         metrics=metrics,

@@ -11,6 +11,7 @@ from backend.adapters.redis.connection import open_line
 from backend.adapters.redis.line import Line
 from backend.adapters.redis.usage_spill import READ_WITHIN_S, RedisUsageSpill
 from backend.adapters.usage_spill import NoSpill
+from backend.domain.clock import Clock
 from backend.services.ports import Metrics
 from backend.settings import Settings
 
@@ -26,7 +27,9 @@ class Metering:
     line: Line | None
 
 
-def open_metering(settings: Settings, stack: AsyncExitStack, metrics: Metrics, turns: WriteTurns) -> Metering:
+def open_metering(
+    settings: Settings, stack: AsyncExitStack, clock: Clock, metrics: Metrics, turns: WriteTurns
+) -> Metering:
     """Open the ledger. It shares neither its connections nor its waits with any other request."""
     engine = open_engine(
         settings.database_url, pool_size=LEDGER_CONNECTIONS, timeout_s=settings.database_timeout_s, turns=turns
@@ -42,7 +45,7 @@ def open_metering(settings: Settings, stack: AsyncExitStack, metrics: Metrics, t
         stack.push_async_callback(drains.aclose)
         spill = RedisUsageSpill(callers, drains, limit=settings.spill_limit, metrics=metrics)
     ledger = GroupCommitLedger(
-        database, metrics=metrics, spill=spill or NoSpill(), within_s=settings.database_timeout_s
+        database, metrics=metrics, spill=spill or NoSpill(), clock=clock, within_s=settings.database_timeout_s
     )
     ledger.start()
     stack.push_async_callback(ledger.aclose)

@@ -58,6 +58,8 @@ class Action(StrEnum):
     WEBHOOK_DISABLED = "webhook.disabled"
     WEBHOOK_TESTED = "webhook.tested"
     WEBHOOK_REDELIVERED = "webhook.redelivered"
+    USAGE_ADJUSTED = "usage.adjusted"
+    PERIOD_CLOSED = "period.closed"
     LIMITS_UPDATED = "limits.updated"
     MODEL_ADDED = "model.added"
     MODEL_REMOVED = "model.removed"

@@ -68,8 +68,10 @@ class PlatformRole(StrEnum):
 
 
 PLATFORM_ROLE_SCOPES: dict[PlatformRole, frozenset[Scope]] = {
-    PlatformRole.OPERATOR: frozenset({Scope.ADMIN, Scope.USAGE_ALL, Scope.MODELS_READ}),
-    PlatformRole.BILLING_READER: frozenset({Scope.USAGE_ALL}),
+    PlatformRole.OPERATOR: frozenset(
+        {Scope.ADMIN, Scope.USAGE_ALL, Scope.USAGE_ADJUST, Scope.BILLING_CLOSE, Scope.MODELS_READ}
+    ),
+    PlatformRole.BILLING_READER: frozenset({Scope.USAGE_ALL, Scope.BILLING_CLOSE}),
 }
 
 

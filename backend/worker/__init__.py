@@ -7,6 +7,7 @@ runner.py    does it again and again, and tells how it went
 from backend.worker.jobs import (
     Job,
     cleanups,
+    closing,
     idempotency_cleanup,
     outgoing_jobs,
     quota_reconciliation,
@@ -21,6 +22,7 @@ __all__ = [
     "Job",
     "JobRunner",
     "cleanups",
+    "closing",
     "idempotency_cleanup",
     "outgoing_jobs",
     "quota_reconciliation",

@@ -7,6 +7,7 @@ from datetime import timedelta
 from backend.adapters.usage_spill import SpillDrain
 from backend.domain.clock import Clock
 from backend.domain.sessions import ABSOLUTE_LIFETIME
+from backend.services.closing import PeriodCloser
 from backend.services.ports import Store, UsageRollups
 from backend.services.signing_keys import KEPT_AFTER_RETIREMENT
 from backend.services.usage_alerts import UsageAlertService
@@ -122,3 +123,8 @@ def outgoing_jobs(webhooks: WebhookDeliveryService, alerts: UsageAlertService) -
 def usage_push(service: UsagePushService) -> Job:
     """Return the job that tells an outside biller what tenants used."""
     return Job(name="usage push", every_s=60, work=service.push_all)
+
+
+def closing(closer: PeriodCloser) -> Job:
+    """Return the job that finishes closes which were cut off."""
+    return Job(name="period closing", every_s=30, work=closer.finish)

@@ -267,3 +267,21 @@ async def test_a_rebuild_that_ends_in_the_next_month_counts_in_the_next_month(
     decision = await desk.admit(ask(quotas=(HUNDRED,)))
     assert lease_of(decision).period == "2026-08"
     assert decision.standing.quotas[0].remaining == 99
+
+
+async def test_r10_what_is_settled_is_read_by_tenant_environment_and_month(desk: Desk) -> None:
+    async def settled(environment: Environment = Environment.LIVE, period: str = THIS_MONTH) -> int | None:
+        return await desk.admission.settled_units(desk.tenant, environment, period)
+
+    # No counter has begun: nothing is known, which is not the same as nothing used.
+    assert await settled() is None
+    await desk.spend(ask(cost=3, quotas=(tenant_quota(None), key_quota(10))))
+    await desk.spend(ask(cost=4, quotas=(tenant_quota(None),), environment=Environment.TEST))
+    lease_of(await desk.admit(ask(cost=5, quotas=(tenant_quota(None),))))
+    assert await settled() == 3
+    assert await settled(Environment.TEST) == 4
+    assert await settled(period="2026-06") is None
+    # A month that is over keeps its count until it is closed.
+    desk.clock.set(datetime(2026, 8, 3, tzinfo=UTC))
+    assert await settled() == 3
+    assert await settled(period="2026-08") is None

@@ -28,6 +28,7 @@ from backend.adapters.db.unit_of_work import Database, SqlUnitOfWork
 from backend.adapters.memory.metrics import NullMetrics
 from backend.domain.api_keys import Environment
 from backend.domain.audit import SYSTEM, Action, AuditEntry, AuditFilter
+from backend.domain.billing_periods import ClosedPeriod, ControlTotals
 from backend.domain.ids import KeyId, TenantId, UserId, new_id
 from backend.domain.invitations import Invitation
 from backend.domain.plans import QuotaMode, seed_plans
@@ -46,6 +47,7 @@ from tests.keys import a_key
 pytestmark = pytest.mark.anyio
 
 NOW = datetime(2026, 7, 15, 12, tzinfo=UTC)
+JUNE = datetime(2026, 6, 15, 12, tzinfo=UTC)
 PATIENT_S = 30.0
 # These have a tenant, or may have one, and belong to a person: they are found by a secret or by their person.
 OF_PEOPLE = {"sessions"}
@@ -58,10 +60,9 @@ def owned_tables() -> list[str]:
     return sorted(name for name, table in tables.items() if "tenant_id" in table.columns and name not in OF_PEOPLE)
 
 
+APPEND_ONLY = {"usage_events", "audit_log", "usage_adjustments", "period_closings", "closed_periods"}
 each_table = pytest.mark.parametrize("table", owned_tables())
-each_changeable = pytest.mark.parametrize(
-    "table", [name for name in owned_tables() if name not in {"usage_events", "audit_log"}]
-)
+each_changeable = pytest.mark.parametrize("table", [name for name in owned_tables() if name not in APPEND_ONLY])
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,7 @@ async def furnished(database: Database) -> TenantId:
     ledger = GroupCommitLedger(database, metrics=NullMetrics())
     ledger.start()
     await ledger.append(tenant_id, an_event(tenant_id))
+    await ledger.append(tenant_id, an_event(tenant_id, occurred_at=JUNE))
     await ledger.aclose()
     await roll_up(database, tenant_id)
     return tenant_id
@@ -210,6 +212,23 @@ async def furnish(unit: SqlUnitOfWork, tenant_id: TenantId) -> None:
     assert push is not None
     await unit.usage_pushes.store(tenant_id, "stripe", push)
     await unit.audit.record(tenant_id, AuditEntry(actor=SYSTEM, action=Action.TENANT_CREATED, target_id=tenant_id))
+    # June is closed before its event comes, which is an adjustment then.
+    await unit.periods.begin_close(tenant_id, "2026-06", NOW)
+    totals = ControlTotals(
+        events=0,
+        adjustments=0,
+        units=0,
+        billable_units=0,
+        amount_micros=0,
+        currency="USD",
+        first_position=None,
+        last_position=None,
+        sha256="00",
+    )
+    closed = ClosedPeriod(
+        tenant_id=tenant_id, period="2026-06", closed_at=NOW, totals=totals, lines=(), files={}, marks={}
+    )
+    await unit.periods.add(tenant_id, closed)
 
 
 async def let(connection: AsyncConnection, setting: str, value: str) -> None:

@@ -19,8 +19,10 @@ from alembic import command
 from backend.adapters.db import tables
 from backend.adapters.db.engine import open_engine
 from backend.adapters.db.migrations import PROJECT, DatabaseUnusable, require_current, upgrade
+from tests.contracts.closing import OVER, a_closer, a_subscriber, close
 from tests.contracts.ledgers import an_event, new_tenant, opened_books
 from tests.databases import alembic_config, connected, newest_revision, postgres_database, sqlite_url
+from tests.fakes import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -28,13 +30,14 @@ PROCESSES = 4
 WITHIN_S = 60.0
 # Only the migrations know these: what one dialect alone has, and an index that holds for some rows only.
 ONLY_IN_MIGRATIONS = {
-    "sqlite": {"uq_subscriptions_running", "ix_usage_events_period"},
+    "sqlite": {"uq_subscriptions_running", "ix_usage_events_period", "uq_usage_adjustments_late_event"},
     "postgresql": {
         "uq_subscriptions_running",
         "commit_xid",
         "ix_usage_events_commit",
         "ix_usage_events_order",
         "ix_usage_events_period",
+        "uq_usage_adjustments_late_event",
     },
 }
 
@@ -239,6 +242,43 @@ async def test_r8_not_even_the_owner_changes_the_ledger_by_accident(url: str, ap
         with connected(url) as connection, pytest.raises(DBAPIError, match="append only"):
             connection.execute(text(change))
     assert ledger_of(url) == before
+
+
+FURTHER_BOOKS = {
+    "usage_adjustments": "units = 0",
+    "period_closings": "period = '2020-01'",
+    "closed_periods": "period = '2020-01'",
+}
+
+
+@pytest.mark.parametrize("table", FURTHER_BOOKS)
+async def test_r8_what_is_booked_beside_the_ledger_cannot_be_changed_either(
+    url: str, application: AsyncEngine, table: str
+) -> None:
+    for change in (f"UPDATE {table} SET {FURTHER_BOOKS[table]}", f"DELETE FROM {table}"):
+        await furnish_books(url)
+        with pytest.raises(DBAPIError, match=r"append only|permission denied"):
+            await attempt(application, change)
+        with connected(url) as connection, pytest.raises(DBAPIError, match="append only"):
+            connection.execute(text(change))
+
+
+async def attempt(application: AsyncEngine, change: str) -> None:
+    """Try a change as the application does that sees every tenant."""
+    async with application.begin() as connection:
+        if application.dialect.name == "postgresql":
+            await connection.execute(text("SELECT set_config('app.platform', 'on', true)"))
+        await connection.execute(text(change))
+
+
+async def furnish_books(url: str) -> None:
+    """Have a row in each of the books."""
+    async with opened_books(url) as books:
+        tenant = await a_subscriber(books, new_tenant())
+        clock = FakeClock(OVER)
+        await close(a_closer(books, clock), tenant)
+        async with books.writer(clock=clock) as ledger:
+            await ledger.append(tenant, an_event(tenant))
 
 
 @postgres_only

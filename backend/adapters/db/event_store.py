@@ -21,10 +21,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from backend.adapters.db.engine import for_writing
+from backend.adapters.db.late_events import book_late_events
 from backend.adapters.db.row_security import show_all_tenants
 from backend.adapters.db.tables import UsageEventRow
 from backend.adapters.db.unit_of_work import Database
 from backend.adapters.usage_spill import Stored
+from backend.domain.clock import Clock, SystemClock
 from backend.domain.errors import MeteringUnavailable
 from backend.domain.usage import UsageEvent
 from backend.services.ports import Metrics
@@ -57,9 +59,11 @@ class SqlEventStore:
         within_s: bound on a write, a second attempt included. The database's own bound on a statement is the same,
             and answers first: only a silent one is left alone.
         metrics: where conflicts and failures are counted.
+        clock: decides which months are over, so that their events may be late.
     """
 
-    def __init__(self, database: Database, *, within_s: float, metrics: Metrics) -> None:
+    def __init__(self, database: Database, *, within_s: float, metrics: Metrics, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
         self._engine = for_writing(database.engine, first=True)
         self._committing = database.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._is_sqlite = database.engine.dialect.name == "sqlite"
@@ -135,26 +139,39 @@ class SqlEventStore:
         stored_at = datetime.now(UTC)
         # In one order for all writers: two that hold the same events then wait for each other, and never deadlock.
         ordered = sorted(entries, key=lambda entry: entry.identity)
-        if await self._insert(ordered, stored_at) == len(entries):
+        # An event of an earlier month may be late: whether it is has to be asked in the transaction that books it.
+        if not self._may_be_late(entries) and await self._insert(ordered, stored_at) == len(entries):
             return [Stored.DURABLE] * len(entries)
         async with self._engine.begin() as connection:
             await show_all_tenants(connection)
-            prints = await _fingerprints(connection, entries)
+            given = [(entry.event, entry.fingerprint) for entry in ordered]
+            prints = await book_late_events(connection, given, self._clock)
+            in_time = [entry for entry in ordered if entry.identity not in prints]
+            if in_time:
+                await self._put(connection, in_time, stored_at)
+                prints |= await _fingerprints(connection, in_time)
         outcomes = [_outcome(prints, entry) for entry in entries]
         self._conflicts.add(outcomes.count(Stored.CONFLICT))
         return outcomes
 
+    def _may_be_late(self, entries: Sequence[_Entry]) -> bool:
+        current = period_of(self._clock.now_s())
+        return any(entry.event.period < current for entry in entries)
+
     async def _insert(self, entries: Sequence[_Entry], stored_at: datetime) -> int:
         """Insert those whose id is not there yet, and commit; return how many they were."""
+        connecting = self._engine.begin() if self._is_sqlite else self._committing.connect()
+        async with connecting as connection:
+            return await self._put(connection, entries, stored_at)
+
+    async def _put(self, connection: AsyncConnection, entries: Sequence[_Entry], stored_at: datetime) -> int:
         rows = [_values(entry, stored_at) for entry in entries]
         if self._is_sqlite:
-            async with self._engine.begin() as connection:
-                written = await connection.execute(_ON_SQLITE, rows, execution_options={"preserve_rowcount": True})
-                return written.rowcount
-        document = orjson.dumps(rows, default=_hexadecimal).decode()
-        async with self._committing.connect() as connection:
+            written = await connection.execute(_ON_SQLITE, rows, execution_options={"preserve_rowcount": True})
+        else:
+            document = orjson.dumps(rows, default=_hexadecimal).decode()
             written = await connection.execute(_ON_POSTGRESQL, {"events": document})
-            return written.rowcount
+        return written.rowcount
 
 
 def _outcome(prints: dict[_Identity, bytes], entry: _Entry) -> Stored:

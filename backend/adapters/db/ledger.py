@@ -18,6 +18,7 @@ from backend.adapters.db.event_store import SqlEventStore
 from backend.adapters.db.unit_of_work import Database
 from backend.adapters.probed_breaker import ProbedBreaker
 from backend.adapters.usage_spill import NoSpill, Stored, UsageSpill
+from backend.domain.clock import Clock
 from backend.domain.errors import MeteringUnavailable
 from backend.domain.health import HealthStatus, ResourceHealth
 from backend.domain.ids import TenantId
@@ -59,6 +60,7 @@ class GroupCommitLedger:
         database: with connections of its own, see ``SqlEventStore``.
         metrics: where batches, failures and the breaker are counted.
         spill: takes what the database cannot; without one it is refused.
+        clock: decides which months are over, so that their events may be late.
         within_s: bound on the database's part of a batch.
         max_batch: events in one commit.
         max_pending: events that wait for a commit; beyond it they are refused.
@@ -70,12 +72,13 @@ class GroupCommitLedger:
         *,
         metrics: Metrics,
         spill: UsageSpill | NoSpill | None = None,
+        clock: Clock | None = None,
         within_s: float = WRITE_WITHIN_S,
         max_batch: int = 500,
         max_pending: int = 20_000,
     ) -> None:
         self._database = database
-        self._store = SqlEventStore(database, within_s=within_s, metrics=metrics)
+        self._store = SqlEventStore(database, within_s=within_s, metrics=metrics, clock=clock)
         self._spill = spill or NoSpill()
         self._breaker = ProbedBreaker("ledger", self._store.probe, metrics=metrics)
         self._max_batch = max_batch

@@ -11,6 +11,7 @@ from backend.adapters.db.row_security import tenant_rows
 from backend.adapters.db.tables import PlanRow, SubscriptionRow, TenantRow
 from backend.domain.ids import TenantId, new_id
 from backend.domain.plans import Plan
+from backend.domain.statements import PlanSpan
 from backend.domain.subscriptions import Standing, Subscription
 
 
@@ -74,6 +75,17 @@ class SqlSubscriptions:
             current=next((each for each in found if each.holds_at(at)), None),
             following=next((each for each in found if each.started_at > at), None),
         )
+
+    async def spans(self, tenant_id: TenantId, start: datetime, end: datetime) -> tuple[PlanSpan, ...]:
+        """Return which plan versions the tenant was on between two instants, oldest first."""
+        ended_at = col(SubscriptionRow.ended_at)
+        rows = await self._session.scalars(
+            select(SubscriptionRow)
+            .where(col(SubscriptionRow.tenant_id) == tenant_id)
+            .where(col(SubscriptionRow.started_at) < end, or_(ended_at.is_(None), ended_at > start))
+            .order_by(col(SubscriptionRow.started_at))
+        )
+        return tuple(PlanSpan(plan_id=row.plan_id, started_at=row.started_at, ended_at=row.ended_at) for row in rows)
 
 
 def _subscription(row: SubscriptionRow, plan: PlanRow) -> Subscription:

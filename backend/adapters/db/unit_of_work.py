@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
+from backend.adapters.db.adjustments import SqlAdjustments
 from backend.adapters.db.api_keys import SqlApiKeys
 from backend.adapters.db.audit import SqlAuditLog
 from backend.adapters.db.billers import SqlBillerCustomers, SqlUsagePushes
@@ -17,6 +18,7 @@ from backend.adapters.db.idempotency import SqlIdempotencyRecords
 from backend.adapters.db.invitations import SqlInvitations
 from backend.adapters.db.mailed_tokens import SqlMailedTokens
 from backend.adapters.db.memberships import SqlMemberships
+from backend.adapters.db.periods import SqlPeriods
 from backend.adapters.db.plans import SqlPlans
 from backend.adapters.db.revoked_tokens import SqlRevokedTokens
 from backend.adapters.db.row_security import see_all_tenants
@@ -110,6 +112,16 @@ class SqlUnitOfWork:
     def idempotency(self) -> SqlIdempotencyRecords:
         """What creating requests were answered."""
         return SqlIdempotencyRecords(self._session)
+
+    @cached_property
+    def adjustments(self) -> SqlAdjustments:
+        """Corrections of the books."""
+        return SqlAdjustments(self._session)
+
+    @cached_property
+    def periods(self) -> SqlPeriods:
+        """Billing periods."""
+        return SqlPeriods(self._session)
 
     @cached_property
     def audit(self) -> SqlAuditLog:

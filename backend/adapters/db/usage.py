@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, func, select
 from sqlmodel import SQLModel, col
 
 from backend.adapters.db.commit_order import CommitOrder
 from backend.adapters.db.row_security import show_all_tenants, show_tenant
-from backend.adapters.db.tables import UsageEventRow
+from backend.adapters.db.tables import TenantRow, UsageEventRow
 from backend.adapters.db.unit_of_work import Database
 from backend.adapters.db.usage_sums import UsageSums
 from backend.domain.api_keys import Environment
@@ -60,6 +60,50 @@ class SqlUsageReader:
         """Return the units in the ledger for the tenant, or for one credential of it."""
         wanted = UnitsQuery(environment=environment, period=period, credential_id=credential_id)
         return await self._sums.units(tenant_id, wanted)
+
+    async def event(self, tenant_id: TenantId, event_id: str) -> UsageEvent | None:
+        """Return one event."""
+        return await self._one(tenant_id, _LEDGER.c.tenant_id == tenant_id, _LEDGER.c.event_id == event_id)
+
+    async def event_of_all_tenants(self, event_id: str) -> UsageEvent | None:
+        """Return one event, whoever's it is."""
+        # Tenant by tenant: ids are indexed within a tenant, and there are far fewer tenants than events.
+        of_tenants = _LEDGER.c.tenant_id.in_(select(col(TenantRow.id)))
+        return await self._one(None, of_tenants, _LEDGER.c.event_id == event_id)
+
+    async def bounds(self, tenant_id: TenantId, period: str) -> tuple[LedgerPosition, LedgerPosition] | None:
+        """Return the first and the last position of a period's events; ``None`` when it has none."""
+        ends: list[Any] = []
+        async with self._database.connection() as connection:
+            await show_tenant(connection, tenant_id)
+            for descends in (False, True):
+                order = [column.desc() if descends else column.asc() for column in self._order.columns]
+                statement = (
+                    select(self._order.transaction, self._order.row)
+                    .where(_LEDGER.c.tenant_id == tenant_id, _LEDGER.c.period == period)
+                    .order_by(*order)
+                    .limit(1)
+                )
+                ends += (await connection.execute(statement)).all()
+        if not ends:
+            return None
+        first, last = (LedgerPosition(int(xid), int(row)) for xid, row in ends)
+        return first, last
+
+    async def first_period(self, tenant_id: TenantId) -> str | None:
+        """Return the oldest period that the tenant has events of."""
+        async with self._database.connection() as connection:
+            await show_tenant(connection, tenant_id)
+            query = select(func.min(_LEDGER.c.period)).where(_LEDGER.c.tenant_id == tenant_id)
+            found: str | None = await connection.scalar(query)
+            return found
+
+    async def _one(self, tenant_id: TenantId | None, *conditions: ColumnElement[bool]) -> UsageEvent | None:
+        statement = select(*_LEDGER.columns, self._order.transaction.label("transaction")).where(*conditions).limit(1)
+        async with self._database.connection() as connection:
+            await (show_all_tenants(connection) if tenant_id is None else show_tenant(connection, tenant_id))
+            row = (await connection.execute(statement)).mappings().one_or_none()
+        return None if row is None else _stored(dict(row)).event
 
     async def _page(
         self, tenant_id: TenantId | None, wanted: EventFilter, after: LedgerPosition, limit: int

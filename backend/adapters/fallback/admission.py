@@ -153,6 +153,18 @@ class FallbackAdmission:
                 raise away from None
             return Standing(rates=self._local.states(tenant_id, rates), quotas=booked)
 
+    async def settled_units(self, tenant_id: TenantId, environment: Environment, period: str) -> int | None:
+        """Return the rows settled on the tenant's quota in a month, as the shared admission knows them.
+
+        Raises:
+            EnforcementUnavailable: it is away, or has not been told everything yet.
+        """
+        if self._shared.is_away:
+            raise EnforcementUnavailable(retry_after_s=1)
+        if self._backlog:
+            await self.catch_up()
+        return await self._shared.settled_units(tenant_id, environment, period)
+
     async def check(self) -> tuple[ResourceHealth, ...]:
         """Report the shared admission's own word; while it is away, predictions are still served."""
         return tuple(

@@ -156,6 +156,12 @@ class MemoryAdmission:
                 )
             quotas = await self._quotas.begin(tenant_id, environment, period, quotas)
 
+    async def settled_units(self, tenant_id: TenantId, environment: Environment, period: str) -> int | None:
+        """Return the rows settled on the tenant's quota in a month; ``None`` when no counter of it is left."""
+        rule = QuotaRule(scope="tenant", subject=tenant_id, limit=None)
+        counter = self._quotas.find(tenant_id, environment, period, rule)
+        return None if counter is None else counter.used
+
     async def check(self) -> tuple[ResourceHealth, ...]:
         """Report that it is well: memory does not fail on its own."""
         return (ResourceHealth(name="admission", status=HealthStatus.OK),)

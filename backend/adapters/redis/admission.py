@@ -91,6 +91,7 @@ class RedisAdmission:
         self._settle = Script("settle")
         self._begin = Script("begin")
         self._announce = Script("announce")
+        self._used = Script("used")
         self._forget = Script("forget")
 
     async def admit(self, tenant_id: TenantId, request: AdmissionRequest) -> AdmissionDecision:
@@ -186,6 +187,13 @@ class RedisAdmission:
     async def recovered(self) -> bool:
         """Whether Redis takes calls now. One that was left alone is tried, if it has rested. Never raises."""
         return await self._redis.probe()
+
+    async def settled_units(self, tenant_id: TenantId, environment: Environment, period: str) -> int | None:
+        """Return the rows settled on the tenant's quota in a month; ``None`` when no counter of it is left."""
+        rule = QuotaRule(scope="tenant", subject=tenant_id, limit=None)
+        counter = keys.quota_counter(tenant_id, rule, environment, period)
+        [used] = await self._redis.run(self._used, [counter], [], writes=False)
+        return None if used is None else int(used)
 
     async def check(self) -> tuple[ResourceHealth, ...]:
         """Ask the server for a PING, within the bound."""

@@ -5,13 +5,13 @@
     ├── Unauthenticated        invalid-credentials, key-expired, key-revoked
     ├── Forbidden              insufficient-scope, model-not-allowed, ip-not-allowed, tenant-suspended, …
     ├── NotFound               not-found, model-not-found
-    ├── Conflict               idempotency-in-progress, key-limit-reached, already-exists, last-owner, …
+    ├── Conflict               idempotency-in-progress, key-limit-reached, already-exists, period-open, …
     ├── Gone                   invitation-expired, link-expired
     ├── Invalid                validation-failed, schema-mismatch, idempotency-key-reused, weak-password, …
     ├── TooMany                too-many-requests, rate-limited, quota-exceeded, concurrency-exceeded
     ├── Unavailable            overloaded, enforcement-unavailable, metering-unavailable, model-unavailable, …
     ├── DeadlineExceeded       deadline-exceeded
-    ├── PayloadTooLarge, UnsupportedEncoding, RequestTimeout, MethodNotAllowed
+    ├── RangeNotSatisfiable, PayloadTooLarge, UnsupportedEncoding, RequestTimeout, MethodNotAllowed
     └── OAuthError             RFC 6749's own vocabulary, on the token endpoint only
 
 A detail never holds a caller's own value, a secret, a path or SQL: it is sent to the outside.
@@ -70,11 +70,15 @@ from backend.domain.errors.requests import (
     ModelNotFound,
     NotFound,
     PayloadTooLarge,
+    PeriodOpen,
+    RangeNotSatisfiable,
+    ReconciliationMismatch,
     RequestTimeout,
     RotationInProgress,
     SchemaMismatch,
     UnsupportedEncoding,
     VersionInUse,
+    WatermarkBehind,
     WeakPassword,
     WebhookDisabled,
     WebhookLimitReached,
@@ -119,9 +123,12 @@ __all__ = [
     "OAuthError",
     "Overloaded",
     "PayloadTooLarge",
+    "PeriodOpen",
     "QuotaExceeded",
+    "RangeNotSatisfiable",
     "RateLimited",
     "ReauthenticationRequired",
+    "ReconciliationMismatch",
     "RequestTimeout",
     "RoleNotGrantable",
     "RotationInProgress",
@@ -135,6 +142,7 @@ __all__ = [
     "UnsupportedEncoding",
     "UrlNotAllowed",
     "VersionInUse",
+    "WatermarkBehind",
     "WeakPassword",
     "WebhookDisabled",
     "WebhookLimitReached",

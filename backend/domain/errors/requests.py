@@ -158,6 +158,38 @@ class AlreadyMember(Conflict):
     default_detail = "This person is a member of the tenant already."
 
 
+class WatermarkBehind(Conflict):
+    """Usage that belongs to the period may still be on its way into the ledger."""
+
+    code = "watermark-behind"
+    title = "Watermark behind"
+    default_detail = "Usage of this period may still be on its way. It can be closed some time after its end."
+
+
+class ReconciliationMismatch(Conflict):
+    """The ledger and the settled quota differ; ``errors`` says for which tenants."""
+
+    code = "reconciliation-mismatch"
+    title = "Reconciliation mismatch"
+    default_detail = "The ledger and the settled quota differ, so the period is not closed for these tenants."
+
+
+class PeriodOpen(Conflict):
+    """What is asked for is there once the period is closed."""
+
+    code = "period-open"
+    title = "Period open"
+    default_detail = "This period is not closed yet."
+
+
+class RangeNotSatisfiable(ForecourtError):
+    """The byte range lies behind the end."""
+
+    code = "range-not-satisfiable"
+    title = "Range not satisfiable"
+    default_detail = "The bytes asked for lie behind the end."
+
+
 class Gone(ForecourtError):
     """It was there once and will not come back."""
 

@@ -58,6 +58,7 @@ from backend.services.ports.metrics import Counter, Gauge, Histogram, Metrics
 from backend.services.ports.models import EncodedRows, ModelCatalog, ModelRollouts, ServedModel
 from backend.services.ports.outbound import OutboundAnswer, OutboundHttp, Resolver
 from backend.services.ports.store import (
+    Adjustments,
     ApiKeys,
     AuditLog,
     BillerCustomers,
@@ -66,6 +67,7 @@ from backend.services.ports.store import (
     Invitations,
     MailedTokens,
     Memberships,
+    Periods,
     Plans,
     RevokedTokens,
     ServiceAccounts,
@@ -84,6 +86,7 @@ from backend.services.ports.store import (
 
 __all__ = [
     "AccessClaims",
+    "Adjustments",
     "Admission",
     "ApiKeys",
     "AuditLog",
@@ -115,6 +118,7 @@ __all__ = [
     "Outbox",
     "PasswordHasher",
     "PeriodTotals",
+    "Periods",
     "Plans",
     "QuotaHistory",
     "Resolver",

@@ -65,6 +65,14 @@ class Admission(Protocol):
         """
         ...
 
+    async def settled_units(self, tenant_id: TenantId, environment: Environment, period: str) -> int | None:
+        """Return the rows settled on the tenant's quota in a month; ``None`` when no counter of it is left.
+
+        Raises:
+            EnforcementUnavailable: the store does not answer.
+        """
+        ...
+
 
 class QuotaHistory(Protocol):
     """Where admission learns what a month already used, when its own counter is gone."""

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from backend.domain.api_keys import Environment
 from backend.domain.ids import TenantId
 from backend.domain.usage import (
     EventFilter,
@@ -40,6 +41,28 @@ class UsageReader(Protocol):
 
     async def summary(self, tenant_id: TenantId, query: SummaryQuery) -> tuple[SummaryLine, ...]:
         """Return totals by bucket and group, in order of bucket and then of group."""
+        ...
+
+    async def event(self, tenant_id: TenantId, event_id: str) -> UsageEvent | None:
+        """Return one event."""
+        ...
+
+    async def event_of_all_tenants(self, event_id: str) -> UsageEvent | None:
+        """Return one event, whoever's it is: a correction names it by its id alone."""
+        ...
+
+    async def bounds(self, tenant_id: TenantId, period: str) -> tuple[LedgerPosition, LedgerPosition] | None:
+        """Return the first and the last position of a period's events; ``None`` when it has none."""
+        ...
+
+    async def first_period(self, tenant_id: TenantId) -> str | None:
+        """Return the oldest period that the tenant has events of."""
+        ...
+
+    async def units_in_period(
+        self, tenant_id: TenantId, environment: Environment, period: str, credential_id: str | None
+    ) -> int:
+        """Return the units in the ledger for the tenant, or for one credential of it."""
         ...
 
     async def plan_usage(self, tenant_id: TenantId, period: str) -> tuple[PlanUsage, ...]:

@@ -4,6 +4,7 @@ What only one dialect has (triggers, grants, the ledger's ``commit_xid``) stands
 """
 
 from backend.adapters.db.tables.billers import BillerCustomerRow, UsagePushRow
+from backend.adapters.db.tables.billing import ClosedPeriodRow, PeriodClosingRow, UsageAdjustmentRow
 from backend.adapters.db.tables.books import AuditRow, UsageEventRow
 from backend.adapters.db.tables.columns import NullableJson, RowNumber, UtcDateTime
 from backend.adapters.db.tables.credentials import (
@@ -31,11 +32,13 @@ __all__ = [
     "ApiKeyRow",
     "AuditRow",
     "BillerCustomerRow",
+    "ClosedPeriodRow",
     "IdempotencyRow",
     "InvitationRow",
     "MailedTokenRow",
     "MembershipRow",
     "NullableJson",
+    "PeriodClosingRow",
     "PlanRow",
     "RefreshTokenRow",
     "RevokedTokenRow",
@@ -45,6 +48,7 @@ __all__ = [
     "SigningKeyRow",
     "SubscriptionRow",
     "TenantRow",
+    "UsageAdjustmentRow",
     "UsageAlertRow",
     "UsageCheckpointRow",
     "UsageEventRow",

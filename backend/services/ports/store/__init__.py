@@ -4,6 +4,7 @@ Methods on what a tenant owns take its id first. A method that reads across tena
 """
 
 from backend.services.ports.store.billers import BillerCustomers, UsagePushes
+from backend.services.ports.store.billing import Adjustments, Periods
 from backend.services.ports.store.credentials import (
     ApiKeys,
     KeyFilter,
@@ -28,6 +29,7 @@ from backend.services.ports.store.unit_of_work import AuditLog, Store, UnitOfWor
 from backend.services.ports.store.webhooks import ClaimedDelivery, UsageAlerts, WebhookDeliveries, WebhookEndpoints
 
 __all__ = [
+    "Adjustments",
     "ApiKeys",
     "AuditLog",
     "BillerCustomers",
@@ -37,6 +39,7 @@ __all__ = [
     "KeyFilter",
     "MailedTokens",
     "Memberships",
+    "Periods",
     "Plans",
     "RevokedTokens",
     "ServiceAccounts",

@@ -9,6 +9,7 @@ from backend.domain.invitations import Invitation
 from backend.domain.lowered_limits import LoweredLimits
 from backend.domain.plans import Plan
 from backend.domain.scopes import Role
+from backend.domain.statements import PlanSpan
 from backend.domain.subscriptions import Standing
 from backend.domain.tenants import Membership, Tenant, TenantStatus, User
 
@@ -222,4 +223,8 @@ class Subscriptions(Protocol):
 
     async def standing(self, tenant_id: TenantId, at: datetime) -> Standing:
         """Return what the tenant is on at an instant, and what follows."""
+        ...
+
+    async def spans(self, tenant_id: TenantId, start: datetime, end: datetime) -> tuple[PlanSpan, ...]:
+        """Return which plan versions the tenant was on between two instants, oldest first."""
         ...

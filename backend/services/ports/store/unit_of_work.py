@@ -7,6 +7,7 @@ from typing import Protocol
 from backend.domain.audit import AuditEntry, AuditFilter, AuditRecord, ChainReport
 from backend.domain.ids import TenantId
 from backend.services.ports.store.billers import BillerCustomers, UsagePushes
+from backend.services.ports.store.billing import Adjustments, Periods
 from backend.services.ports.store.credentials import (
     ApiKeys,
     MailedTokens,
@@ -108,6 +109,16 @@ class UnitOfWork(Protocol):
     @property
     def idempotency(self) -> IdempotencyRecords:
         """What creating requests were answered."""
+        ...
+
+    @property
+    def adjustments(self) -> Adjustments:
+        """Corrections of the books."""
+        ...
+
+    @property
+    def periods(self) -> Periods:
+        """Billing periods."""
         ...
 
     @property
