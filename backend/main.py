@@ -45,6 +45,9 @@ CORS_ANSWER_HEADERS = (
     "X-Quota-Reset",
     "X-Usage-Watermark",
     "Location",
+    "ETag",
+    "Digest",
+    "Content-Range",
 )
 
 

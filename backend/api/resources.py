@@ -37,6 +37,7 @@ class HttpOptions:
     issuer: str
     sign_up: bool
     sign_up_plan: str
+    period_grace_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

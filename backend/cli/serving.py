@@ -90,7 +90,7 @@ def work(
         try:
             async with opened(settings) as shared, AsyncExitStack() as stack:
                 metrics = NullMetrics() if once else open_metrics(settings, stack)
-                metering = open_metering(settings, stack, metrics, shared.turns)
+                metering = open_metering(settings, stack, shared.clock, metrics, shared.turns)
                 outbound, outbox = open_outbound(settings, stack), open_outbox(settings, stack, shared.clock)
                 jobs = open_jobs(settings, shared, metering, outbound, outbox, metrics, stack)
                 runner = JobRunner(jobs, metrics=metrics)

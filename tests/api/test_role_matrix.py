@@ -36,6 +36,14 @@ PUT    /v1/limits                                       limits:write    owner ad
 
 GET    /v1/usage/events                                 usage:read      owner admin developer billing viewer operator billing_reader
 GET    /v1/usage/summary                                usage:read      owner admin developer billing viewer
+GET    /v1/usage/periods                                usage:read      owner admin developer billing viewer operator billing_reader
+GET    /v1/usage/periods/{period}                       usage:read      owner admin developer billing viewer operator billing_reader
+GET    /v1/usage/periods/{period}/reconciliation        usage:read      owner admin developer billing viewer operator billing_reader
+POST   /v1/usage/periods/{period}/close                 billing:close   operator billing_reader
+GET    /v1/usage/statement                              usage:read      owner admin developer billing viewer operator billing_reader
+GET    /v1/usage/export                                 usage:export    owner admin billing operator billing_reader
+POST   /v1/usage/adjustments                            usage:adjust    operator
+GET    /v1/usage/adjustments                            usage:read      owner admin developer billing viewer operator billing_reader
 
 GET    /v1/api-keys                                     keys:read       owner admin developer viewer
 GET    /v1/api-keys/{key_id}                            keys:read       owner admin developer viewer
@@ -107,6 +115,15 @@ GET    /livez                                           everybody
 GET    /readyz                                          everybody
 """  # noqa: E501  # one line a route
 
+BOOKS = (
+    "/v1/usage/events",
+    "/v1/usage/periods",
+    "/v1/usage/periods/{period}",
+    "/v1/usage/periods/{period}/reconciliation",
+    "/v1/usage/statement",
+    "/v1/usage/export",
+    "/v1/usage/adjustments",
+)
 EVERYBODY, PEOPLE = "everybody", "people"
 ROLES = {*(role.value for role in Role), *(role.value for role in PlatformRole)}
 
@@ -236,7 +253,7 @@ def test_the_table_says_what_the_roles_scopes_say() -> None:
 def test_platform_roles_get_in_only_where_the_table_says_so() -> None:
     for role in PlatformRole:
         routes = {row.path for row in ROWS if role.value in row.roles and row.scope != PEOPLE}
-        expected = {"/v1/usage/events"} if Scope.USAGE_ALL in PLATFORM_ROLE_SCOPES[role] else set()
+        expected = set(BOOKS) if Scope.USAGE_ALL in PLATFORM_ROLE_SCOPES[role] else set()
         if Scope.MODELS_READ in PLATFORM_ROLE_SCOPES[role]:
             expected |= {"/v1/models", "/v1/models/{model}", "/v1/models/{model}/versions/{version}"}
         expected |= {row.path for row in ROWS if row.scope in PLATFORM_ROLE_SCOPES[role] & PLATFORM_SCOPES}

@@ -1,5 +1,6 @@
 """The README: every command in it works against a running demo, every link leads somewhere, the table is up to date."""
 
+import hashlib
 import json
 import os
 import re
@@ -115,10 +116,23 @@ def test_an_operators_commands_show_the_house_and_add_a_customer(outputs: list[s
     assert "billable_units" in made
 
 
+@pytest.mark.process
+def test_a_billing_jobs_commands_close_a_month(outputs: list[str], site: Site) -> None:
+    events, closing, closed = documents(printed_by(outputs, "JOB="))
+    assert events["data"]
+    assert (closing["state"], closed["state"]) == ("closed", "closed")
+    assert closed["tenants"]["open"] == 0
+    assert closed["period"] == closing["period"]
+    by_cron = printed_by(outputs, "usage reconcile")
+    assert f'"period": "{closed["period"]}"' in by_cron
+    exported = site.folder / f"acme-{closed['period']}.csv"
+    assert hashlib.sha256(exported.read_bytes()).hexdigest() in by_cron
+
+
 def test_every_block_of_commands_is_known_here() -> None:
     """A new block has to be looked at by one of the tests above, or be a script."""
     assert len(SCRIPTS) == 2
-    assert len(COMMANDS) == 9
+    assert len(COMMANDS) == 10
 
 
 # Scripts

@@ -28,6 +28,7 @@ from backend.adapters.db.unit_of_work import Database
 from backend.adapters.usage_spill import Stored
 from backend.domain.clock import Clock, SystemClock
 from backend.domain.errors import MeteringUnavailable
+from backend.domain.limits import period_of
 from backend.domain.usage import UsageEvent
 from backend.services.ports import Metrics
 

@@ -5,9 +5,20 @@ replaces it. The caller types are what routes put into their signatures; a route
 public.
 """
 
+from backend.api.deps.billing import (
+    AdjustmentServiceDep,
+    ExportServiceDep,
+    PeriodServiceDep,
+    get_adjustment_service,
+    get_export_service,
+    get_period_service,
+)
 from backend.api.deps.callers import (
+    Adjuster,
     AuditReader,
+    Closer,
     EventsReaderCaller,
+    ExporterCaller,
     KeysReader,
     KeysWriter,
     LimitsReaderCaller,
@@ -119,13 +130,18 @@ from backend.api.deps.services import (
 
 __all__ = [
     "AcceptanceServiceDep",
+    "Adjuster",
+    "AdjustmentServiceDep",
     "ApiKeyServiceDep",
     "AuditReader",
     "AuditServiceDep",
     "CatalogDep",
     "ClockDep",
+    "Closer",
     "CursorCodecDep",
     "EventsReaderCaller",
+    "ExportServiceDep",
+    "ExporterCaller",
     "HealthProbesDep",
     "IdempotencyServiceDep",
     "InvitationServiceDep",
@@ -142,6 +158,7 @@ __all__ = [
     "OwnTenantServiceDep",
     "PasswordServiceDep",
     "PeopleServiceDep",
+    "PeriodServiceDep",
     "PersonCaller",
     "PlanServiceDep",
     "PlatformAdmin",
@@ -168,6 +185,7 @@ __all__ = [
     "UserCaller",
     "WebhookServiceDep",
     "get_acceptance_service",
+    "get_adjustment_service",
     "get_admission",
     "get_answer_sealer",
     "get_any_caller",
@@ -177,6 +195,7 @@ __all__ = [
     "get_catalog",
     "get_clock",
     "get_cursor_codec",
+    "get_export_service",
     "get_fresh_predict_caller",
     "get_health_probes",
     "get_idempotency_service",
@@ -198,6 +217,7 @@ __all__ = [
     "get_password_hasher",
     "get_password_service",
     "get_people_service",
+    "get_period_service",
     "get_plan_service",
     "get_predict_caller",
     "get_prediction_service",

@@ -263,5 +263,11 @@ EventsReaderCaller = Annotated[
     Caller | PlatformCaller,
     Depends(RequireScopeAnywhere(tenant=Scope.USAGE_READ, platform=Scope.USAGE_ALL)),
 ]
+ExporterCaller = Annotated[
+    Caller | PlatformCaller,
+    Depends(RequireScopeAnywhere(tenant=Scope.USAGE_EXPORT, platform=Scope.USAGE_ALL)),
+]
+Closer = Annotated[PlatformCaller, Depends(RequirePlatformScope(Scope.BILLING_CLOSE))]
+Adjuster = Annotated[PlatformCaller, Depends(RequirePlatformScope(Scope.USAGE_ADJUST))]
 LimitsReaderCaller = Annotated[PredictCaller, Depends(require_limits_reader)]
 PredictCallerDep = Annotated[PredictCaller, Depends(get_predict_caller)]

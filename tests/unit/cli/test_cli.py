@@ -1,6 +1,7 @@
 """The ``forecourt`` command: what it prints, what it changes, and one line for whatever goes wrong."""
 
 import asyncio
+import hashlib
 import json
 import os
 import re
@@ -461,3 +462,40 @@ def test_another_secret_than_the_databases_is_one_line(forecourt: Forecourt) -> 
         line = complaint(forecourt("serve", "--port", port, secret_key=other))
     assert "FORECOURT_SECRET_KEY is not the one" in line
     assert other not in line
+
+
+def test_a_month_is_closed_compared_stated_and_exported(forecourt: Forecourt, url: str, tmp_path: Path) -> None:
+    forecourt("tenants", "create", "acme", "--plan", "pro")
+    served_at = datetime(2026, 2, 3, tzinfo=UTC)
+
+    async def use() -> None:
+        [tenant] = await asyncio.to_thread(lambda: printed(forecourt("tenants", "list", "--json")))
+        async with opened_books(url) as books, books.writer() as ledger:
+            plan = "pln_00000000000000000000000002"
+            await ledger.append(tenant["id"], an_event(tenant["id"], occurred_at=served_at, plan_id=plan))
+
+    asyncio.run(use())
+    [row, other] = printed(forecourt("usage", "reconcile", "2026-02", "--json"))
+    assert (row["tenant"], row["ledger_units"], row["settled_units"], row["agrees"]) == ("acme", 2, None, True)
+    assert other["environment"] == "test"
+    target = tmp_path / "acme.csv"
+    refused = forecourt("usage", "export", "acme", "2026-02", "--output", str(target))
+    assert (refused.exit_code, target.exists()) == (1, False)
+    for _ in range(2):
+        assert printed(forecourt("usage", "close", "2026-02", "--json")) == [
+            {"period": "2026-02", "state": "closed", "closed": 1, "failed": 0}
+        ]
+    [line] = printed(forecourt("usage", "statement", "acme", "2026-02", "--json"))
+    assert (line["kind"], line["units"], line["amount_micros"]) == ("usage", 1, 0)
+    for _ in range(2):
+        done = forecourt("usage", "export", "acme", "2026-02", "--format", "csv", "--output", str(target))
+        assert done.exit_code == 0
+        assert done.stdout.split()[0] == hashlib.sha256(target.read_bytes()).hexdigest()
+    assert len(target.read_text().splitlines()) == 3
+
+
+def test_a_month_that_is_not_over_is_tried_again_later(forecourt: Forecourt) -> None:
+    this_month = datetime.now(UTC).strftime("%Y-%m")
+    assert forecourt("usage", "close", this_month).exit_code == 75
+    assert forecourt("usage", "close", "2026-13").exit_code == 2
+    assert forecourt("usage", "close", "2020-01", "--tenant", "nobody").exit_code == 1
