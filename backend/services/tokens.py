@@ -87,6 +87,7 @@ class TokenService:
 
         Raises:
             OAuthError: the same for an unknown address, a wrong password, a disabled user and a missing seat.
+            Overloaded: too many are signing in.
         """
         if not self._password_grant:
             raise OAuthError("unsupported_grant_type", "This grant type is not offered.")
@@ -94,6 +95,10 @@ class TokenService:
         wait_s = await self._throttle.delay_s(email, grant.address)
         if wait_s:
             raise OAuthError("slow_down", "Too many failed attempts. Try again later.", retry_after_s=wait_s)
+        async with self._passwords.turn():
+            return await self._log_in(email, grant)
+
+    async def _log_in(self, email: str, grant: PasswordGrant) -> TokenGrant:
         user = await self._verified_user(email, grant.password)
         if user is None:
             await self._throttle.failed(email, grant.address)

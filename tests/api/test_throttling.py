@@ -8,7 +8,8 @@ import pytest
 from fastapi.routing import APIRoute
 from httpx import ASGITransport, AsyncClient, Response
 
-from backend.api.deps import get_key_directory
+from backend.adapters.crypto.passwords import Argon2Passwords
+from backend.api.deps import get_key_directory, get_password_hasher
 from backend.api.router import PUBLIC
 from backend.api.throttling import Surface, Throttled
 from backend.domain.api_keys import Environment, mint_key
@@ -213,6 +214,24 @@ async def test_k8_a_throttled_key_causes_no_look_at_the_database(strict_world: W
     finally:
         strict_world.app.dependency_overrides.clear()
     assert len(looked_up) <= 6
+
+
+async def test_p3_a_login_that_no_room_is_left_for_is_told_to_come_back_whoever_it_is(world: World) -> None:
+    tenant = await world.tenant()
+    full = Argon2Passwords(most_asking=0)
+    world.app.dependency_overrides[get_password_hasher] = lambda: full
+    try:
+        known = await world.token(username=tenant.owner_email, password=PASSWORD)
+        unknown = await world.token(username="nobody@nowhere.example", password=PASSWORD)
+    finally:
+        del world.app.dependency_overrides[get_password_hasher]
+        full.close()
+    for answer in (known, unknown):
+        assert problem(answer) == (503, "overloaded")
+        assert answer.headers["Retry-After"] == "1"
+        assert answer.json()["detail"] == known.json()["detail"]
+    # It was no failed attempt, so nothing has to be waited for.
+    await world.log_in(tenant.owner_email)
 
 
 async def test_k8_a_known_key_gets_through_whoever_else_calls_from_its_address(strict_world: World) -> None:

@@ -12,6 +12,7 @@ from backend.api.refusals import refusals
 from backend.api.schemas.auth import TokenOut
 from backend.api.schemas.common import OAuthProblem
 from backend.api.throttling import Surface, Throttled
+from backend.domain import errors
 from backend.domain.errors import OAuthError
 from backend.domain.scopes import TENANT_SCOPES, format_scopes
 from backend.services.tokens import ClientGrant, PasswordGrant
@@ -19,7 +20,7 @@ from backend.services.tokens import ClientGrant, PasswordGrant
 router = APIRouter(tags=["auth"])
 discovery = APIRouter(tags=["auth"])
 
-_OAUTH_REFUSALS = refusals(public=True) | {
+_OAUTH_REFUSALS = refusals(errors.Overloaded, public=True) | {
     400: {"model": OAuthProblem, "description": "RFC 6749 section 5.2, or `key-in-url`"},
     401: {"model": OAuthProblem, "description": "`invalid_client`"},
     429: {"model": OAuthProblem, "description": "Too many failed attempts, or requests from one address"},

@@ -1,5 +1,6 @@
 """Credentials: hashing, signing, looking up, slowing down."""
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -47,14 +48,30 @@ class KeyUse(Protocol):
 
 
 class PasswordHasher(Protocol):
-    """Slow hashes, computed off the event loop in a bounded pool."""
+    """Slow hashes, computed off the event loop in a bounded pool. A wave of them must not slow predictions down."""
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Return a block for all that is done about one login; only a few are entered at a time, in order of arrival.
+
+        Raises:
+            Overloaded: too many wait already.
+        """
+        ...
 
     async def hash(self, password: str) -> str:
-        """Return the hash string of a password, parameters and salt inside."""
+        """Return the hash string of a password, parameters and salt inside.
+
+        Raises:
+            Overloaded, Unavailable: it cannot be computed now.
+        """
         ...
 
     async def verify(self, password: str, stored: str | None) -> bool:
-        """Compare; with ``stored`` ``None`` (no such account) do the same work and answer ``False``."""
+        """Compare; with ``stored`` ``None`` (no such account) do the same work and answer ``False``.
+
+        Raises:
+            Overloaded, Unavailable: it cannot be computed now.
+        """
         ...
 
     def is_outdated(self, stored: str) -> bool:

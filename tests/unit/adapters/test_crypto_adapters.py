@@ -1,11 +1,7 @@
 """Hashing, sealing, cursors and passwords: what the store holds is worth nothing to whoever steals it."""
 
-import asyncio
 import base64
-import os
 import re
-import sys
-import threading
 import unicodedata
 from collections.abc import Iterator
 
@@ -215,17 +211,6 @@ async def test_p3_hashes_are_argon2id_with_at_least_the_recommended_parameters(p
 
 
 @pytest.mark.anyio
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
-async def test_p3_the_threads_that_hash_give_way_to_every_other(passwords: Argon2Passwords) -> None:
-    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    await asyncio.gather(*(passwords.verify("seven purple elephants dance", None) for _ in range(2)))
-    workers = [thread for thread in threading.enumerate() if thread.name.startswith("argon2")]
-    assert workers
-    assert {os.getpriority(os.PRIO_PROCESS, thread.native_id or 0) for thread in workers} == {19}
-    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
-
-
-@pytest.mark.anyio
 async def test_a_password_verifies_and_a_near_miss_does_not(passwords: Argon2Passwords) -> None:
     stored = await passwords.hash("seven purple elephants dance")
     assert await passwords.verify("seven purple elephants dance", stored)
@@ -302,18 +287,3 @@ def test_p3_a_hash_with_weaker_parameters_is_outdated(
 def test_p3_another_kind_of_argon2_is_outdated(passwords: Argon2Passwords) -> None:
     stored = argon2.using(type="I", parallelism=1, memory_cost=19456, rounds=2).hash("seven purple elephants")
     assert passwords.is_outdated(stored)
-
-
-@pytest.mark.anyio
-async def test_p3_hashing_leaves_the_event_loop_free_and_takes_no_more_threads_than_its_pool() -> None:
-    hasher = Argon2Passwords(threads=2)
-    try:
-        hashing = [asyncio.create_task(hasher.hash("seven purple elephants")) for _ in range(6)]
-        turns = 0
-        while not all(task.done() for task in hashing):
-            await asyncio.sleep(0)
-            turns += 1
-        assert turns > 100
-        assert len(hasher._pool._threads) == 2
-    finally:
-        hasher.close()
