@@ -256,6 +256,16 @@ TESTED_ELSEWHERE = {
     "PUT /v1/admin/tenants/{tenant_id}/subscription",
     "PUT /v1/admin/tenants/{tenant_id}/biller-customer",
     "POST /v1/admin/plans",
+    # Models, whose records tests/api/test_rollouts.py looks at.
+    "PUT /v1/admin/models/{model}/aliases/{alias}",
+    "DELETE /v1/admin/models/{model}/aliases/{alias}",
+    "POST /v1/admin/models/{model}/versions/{version}/load",
+    "POST /v1/admin/models/{model}/versions/{version}/unload",
+    # Limits, whose records tests/api/test_limits_routes.py looks at: the same again leaves none.
+    "PUT /v1/limits",
+    # Bookings of the platform's, whose records tests/api/test_billing.py looks at.
+    "POST /v1/usage/adjustments",
+    "POST /v1/usage/periods/{period}/close",
     # These write to the ledger.
     "POST /v1/predict",
     "POST /v1/models/{model}/predict",
