@@ -36,11 +36,13 @@ class QuotaRebuild:
         self._history = history
         self._reads = SingleFlight()
 
-    async def run(self, books: Books, missing: Mapping[QuotaRule, str], begin: Begin) -> frozenset[QuotaRule]:
+    async def run(
+        self, books: Books, missing: Mapping[QuotaRule, str], begin: Begin, *, enforces: bool
+    ) -> frozenset[QuotaRule]:
         """Begin the counters of the missing rules, each with its token; return the rules that cannot be counted.
 
-        When the ledger cannot be read, a cap that must hold refuses everything. Any other goes uncounted for this
-        request: the ledger will know.
+        When the ledger cannot be read, a cap that must hold refuses everything, where it is enforced. Any other
+        goes uncounted for this request: the ledger will know.
 
         Raises:
             EnforcementUnavailable: the ledger cannot be read and a cap must hold.
@@ -51,7 +53,7 @@ class QuotaRebuild:
             try:
                 await self._reads.run(name, partial(self._begin, books, rule, token, begin))
             except Unavailable as error:
-                if rule.must_hold:
+                if enforces and rule.must_hold:
                     raise EnforcementUnavailable(retry_after_s=1) from error
                 uncountable.add(rule)
         return frozenset(uncountable)

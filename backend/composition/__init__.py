@@ -198,7 +198,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         signal=shared.signal,
     )
     predictions = PredictionService(
-        catalog=models, admission=admission, ledger=metering.ledger, keys=directory, clock=clock
+        catalog=models, admission=admission, ledger=metering.ledger, keys=directory, clock=clock, metrics=metrics
     )
     stack.push_async_callback(predictions.settled)
     return Resources(

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from backend.domain.api_keys import Environment
 from backend.domain.ids import TenantId
-from backend.domain.limits import QuotaRule, QuotaState, RateRule, RateState
+from backend.domain.limits import Enforcement, QuotaRule, QuotaState, RateRule, RateState
 
 
 class Verdict(StrEnum):
@@ -68,6 +68,17 @@ class AdmissionRequest:
     quotas: tuple[QuotaRule, ...]
     idempotency: IdempotencyClaim | None = None
     cache_keys: tuple[bytes, ...] = ()
+    enforcement: Enforcement = Enforcement.ENFORCE
+
+    @property
+    def enforces(self) -> bool:
+        """Whether limits and quotas may refuse it."""
+        return self.enforcement is Enforcement.ENFORCE
+
+    @property
+    def needs_counters(self) -> bool:
+        """Whether it must be refused while nobody can say what is left of a quota."""
+        return self.enforces and any(rule.must_hold for rule in self.quotas)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +94,8 @@ class AdmissionDecision:
     """The answer to an :class:`AdmissionRequest`.
 
     ``cached`` has one entry for each of the request's ``cache_keys``: the stored row, or ``None``. ``lease`` is set
-    only when admitted and must be settled or released exactly once; it expires by itself.
+    only when admitted and must be settled or released exactly once; it expires by itself. ``overrun`` is what a request
+    admitted in shadow would have been refused with.
     """
 
     verdict: Verdict
@@ -92,6 +104,7 @@ class AdmissionDecision:
     cached: tuple[bytes | None, ...] = ()
     lease: "Lease | None" = None
     replay: StoredAnswer | None = None
+    overrun: Verdict | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from backend.domain.errors import AddressNotAllowed, KeyExpired, KeyRevoked, TenantSuspended
 from backend.domain.ids import KeyId, TenantId
-from backend.domain.limits import QuotaRule, RateRule
+from backend.domain.limits import Enforcement, QuotaRule, RateRule
 from backend.domain.lowered_limits import NOTHING_LOWERED, LoweredLimits
 from backend.domain.plans import Plan
 from backend.domain.scopes import Scope
@@ -238,6 +238,7 @@ class KeyGrant:
     quotas: tuple[QuotaRule, ...]
     plan_ends_at: datetime | None = None
     model_rates: tuple[RateRule, ...] = ()
+    enforcement: Enforcement = Enforcement.ENFORCE
 
     def require_usable(self, instant: datetime, address: str | None) -> None:
         """Refuse a verified key that may not be used now, or not from there.
@@ -265,6 +266,7 @@ class KeyGrant:
         plan: Plan,
         plan_ends_at: datetime | None = None,
         lowered: LoweredLimits = NOTHING_LOWERED,
+        enforcement: Enforcement = Enforcement.ENFORCE,
     ) -> "KeyGrant":
         """Work out the limits that apply. A key without a limit of its own takes its tenant's."""
         tenant_rate = lowered.rate_under(plan)
@@ -284,6 +286,7 @@ class KeyGrant:
             ),
             quotas=tuple(quotas),
             plan_ends_at=plan_ends_at,
+            enforcement=enforcement,
         )
 
 

@@ -10,7 +10,7 @@ from backend.domain.attenuation import Reach
 from backend.domain.audit import PLATFORM_CHAIN, Actor
 from backend.domain.errors import InsufficientScope, ModelNotAllowed
 from backend.domain.ids import TenantId
-from backend.domain.limits import QuotaRule, RateRule
+from backend.domain.limits import Enforcement, QuotaRule, RateRule
 from backend.domain.models import ModelInfo
 from backend.domain.plans import Plan
 from backend.domain.scopes import PlatformRole, Role, Scope
@@ -139,6 +139,7 @@ class PredictCaller:
     address: str | None = None
     generation: int = 0
     model_rates: tuple[RateRule, ...] = ()
+    enforcement: Enforcement = Enforcement.ENFORCE
 
     @classmethod
     def from_key(
@@ -160,6 +161,7 @@ class PredictCaller:
             rates=grant.rates,
             model_rates=grant.model_rates,
             quotas=grant.quotas,
+            enforcement=grant.enforcement,
             epochs=Epochs(tenant=grant.tenant_version, credential=key.version, fresh=fresh),
             address=address,
             generation=key.generation if generation is None else generation,

@@ -11,6 +11,7 @@ exact. Costs are rows. Several limits are decided together: all of them pay, or 
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -25,6 +26,18 @@ ROW_TOLERANCE = 1e-6
 What callers are told is worked out with less of it than what is decided, so that it holds to the last bit: what
 remains can be spent, who waits as told passes, and what has reset is whole.
 """
+
+
+class Enforcement(StrEnum):
+    """What becomes of a request that its limits would refuse.
+
+    In shadow it passes and is reported. It spends nothing of its rate limits, as a refused one would not: so what is
+    reported is what enforcement would have refused, and no level ever passes its limit. It is served and booked, so
+    its rows are use, and quotas count them beyond their caps.
+    """
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,12 +33,12 @@ class LoweredLimits:
         return QuotaRule(scope="tenant", subject=tenant_id, limit=own, mode=QuotaMode.HARD)
 
     def model_rules(self, plan: Plan) -> tuple[RateRule, ...]:
-        """Return one rule for each model that has a limit of its own."""
-        most = self.rate_under(plan)
+        """Return one rule for each model that has a limit of its own, here or in the plan: the lower one holds."""
+        most, lowered = self.rate_under(plan), dict(self.models)
         return tuple(
             [
-                RateRule(scope="model", subject=name, per_window=min(per_minute, most))
-                for name, per_minute in self.models
+                RateRule(scope="model", subject=name, per_window=min(lowered.get(name, most), plan.rate_of(name), most))
+                for name in sorted(lowered.keys() | dict(plan.model_rates).keys())
             ]
         )
 

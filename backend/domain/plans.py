@@ -20,7 +20,10 @@ class QuotaMode(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanTerms:
-    """What is sold. Limits are in rows; ``monthly_quota`` ``None`` is no cap."""
+    """What is sold. Limits are in rows; ``monthly_quota`` ``None`` is no cap.
+
+    ``model_rates`` holds rows a minute of the tenant by model, in the order of their names.
+    """
 
     rate_per_minute: int
     monthly_quota: int | None
@@ -28,6 +31,11 @@ class PlanTerms:
     bills_cache_hits: bool
     max_api_keys: int
     pricing: Pricing = FREE
+    model_rates: tuple[tuple[str, int], ...] = ()
+
+    def rate_of(self, model: str) -> int:
+        """Return the tenant's rate on one model."""
+        return min(self.rate_per_minute, dict(self.model_rates).get(model, self.rate_per_minute))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +55,7 @@ class Plan(PlanTerms):
 
 def audit_view(plan: Plan) -> dict[str, object]:
     """Return what the audit log keeps of a plan version: all of it."""
-    return asdict(plan)
+    return asdict(plan) | {"model_rates": dict(plan.model_rates)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from backend.domain.ids import TenantId
+from backend.domain.limits import Enforcement
 from backend.domain.plans import Plan
 
 
@@ -16,6 +17,7 @@ class Subscription:
     plan: Plan
     started_at: datetime
     ended_at: datetime | None
+    enforcement: Enforcement = Enforcement.ENFORCE
 
     def holds_at(self, instant: datetime) -> bool:
         """Whether the tenant is on it at that instant."""

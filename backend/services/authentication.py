@@ -145,9 +145,10 @@ class TokenAuthenticator:
                 await self._platform_caller(unit, claims)
                 raise InsufficientScope("This login is above all tenants: it has no limits to predict under.")
             caller, tenant = await self._caller(unit, claims, claims.tenant_id)
-            plan = await unit.subscriptions.current_plan(tenant.id, self._clock.now())
-        if plan is None:
+            subscription = (await unit.subscriptions.standing(tenant.id, self._clock.now())).current
+        if subscription is None:
             raise Unauthenticated
+        plan = subscription.plan
         return PredictCaller(
             tenant_id=caller.tenant_id,
             credential_id=caller.credential_id,
@@ -160,6 +161,7 @@ class TokenAuthenticator:
             model_rates=tenant.limits.model_rules(plan),
             quotas=(tenant.limits.quota_under(plan, tenant.id),),
             epochs=Epochs(tenant=tenant.version, credential=0, fresh=True),
+            enforcement=subscription.enforcement,
             address=address,
         )
 

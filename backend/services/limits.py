@@ -11,6 +11,7 @@ from backend.domain.callers import Caller, PredictCaller
 from backend.domain.clock import Clock
 from backend.domain.errors import FieldError, Invalid, KeyNotChangeable, NotFound
 from backend.domain.ids import KeyId
+from backend.domain.limits import Enforcement
 from backend.domain.lowered_limits import LoweredLimits
 from backend.domain.plans import Plan
 from backend.domain.scopes import Scope
@@ -24,6 +25,7 @@ class LimitsReport:
     plan: Plan
     environment: Environment
     standing: Standing
+    enforcement: Enforcement
 
 
 class LimitsService:
@@ -40,7 +42,9 @@ class LimitsService:
         """
         rates = (*caller.rates, *caller.model_rates)
         standing = await self._admission.standing(caller.tenant_id, caller.environment, rates, caller.quotas)
-        return LimitsReport(plan=caller.plan, environment=caller.environment, standing=standing)
+        return LimitsReport(
+            plan=caller.plan, environment=caller.environment, standing=standing, enforcement=caller.enforcement
+        )
 
 
 class LimitsChange(TypedDict, total=False):
@@ -137,15 +141,15 @@ def _changed(limits: LoweredLimits, change: LimitsChange) -> LoweredLimits:
 
 def _require_below(plan: Plan, change: LimitsChange) -> None:
     problems = []
-    above = f"is above the plan's {plan.rate_per_minute}"
     rate, quota = change.get("rate_per_minute"), change.get("monthly_quota")
     if rate is not None and rate > plan.rate_per_minute:
-        problems.append(FieldError("/rate_limit/per_minute", above))
+        problems.append(FieldError("/rate_limit/per_minute", f"is above the plan's {plan.rate_per_minute}"))
     if quota is not None and plan.monthly_quota is not None and quota > plan.monthly_quota:
         problems.append(FieldError("/monthly_quota", f"is above the plan's {plan.monthly_quota}"))
     for name, of_model in (change.get("models") or {}).items():
-        if of_model is not None and of_model > plan.rate_per_minute:
-            problems.append(FieldError(f"/models/{name}/per_minute", above))
+        most = plan.rate_of(name)
+        if of_model is not None and of_model > most:
+            problems.append(FieldError(f"/models/{name}/per_minute", f"is above the plan's {most}"))
     if problems:
         raise Invalid(errors=tuple(problems))
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from backend.domain.audit import PLATFORM_CHAIN, Action, Actor, AuditEntry
-from backend.domain.errors import Invalid, NotFound
+from backend.domain.errors import FieldError, Invalid, NotFound
 from backend.domain.ids import new_id
 from backend.domain.plans import Plan, PlanTerms, audit_view
 from backend.domain.pricing import problems_of
@@ -31,9 +31,9 @@ class PlanService:
 
         Raises:
             AlreadyExists: somebody else stored that version at the same time.
-            Invalid: the prices do not fit together.
+            Invalid: the prices do not fit together, or a model's limit is above the plan's.
         """
-        if problems := problems_of(terms.pricing):
+        if problems := (*problems_of(terms.pricing), *_problems_of_models(terms)):
             raise Invalid(errors=problems)
         await seed(self._unit.plans)
         newest = await self._unit.plans.newest(name)
@@ -69,3 +69,14 @@ class PlanService:
         found = await self._unit.plans.list(name, after=after, limit=limit + 1)
         next_cursor = self._cursors.encode(purpose, found[limit - 1].id) if len(found) > limit else None
         return PlanPage(plans=tuple(found[:limit]), next_cursor=next_cursor)
+
+
+def _problems_of_models(terms: PlanTerms) -> tuple[FieldError, ...]:
+    above = f"is above the plan's {terms.rate_per_minute}"
+    return tuple(
+        [
+            FieldError(f"/models/{name}/per_minute", above)
+            for name, per_minute in terms.model_rates
+            if per_minute > terms.rate_per_minute
+        ]
+    )

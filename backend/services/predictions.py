@@ -36,7 +36,7 @@ from backend.domain.predictions import PredictCommand, PredictionAnswer, Replaye
 from backend.domain.scopes import Scope
 from backend.domain.usage import UsageEvent, decide_billing
 from backend.services.cache_keys import cache_key, cache_key_prefix
-from backend.services.ports import Admission, EncodedRows, KeyDirectory, Ledger, ModelCatalog, ServedModel
+from backend.services.ports import Admission, EncodedRows, KeyDirectory, Ledger, Metrics, ModelCatalog, ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -52,12 +52,18 @@ class PredictionService:
         ledger: Ledger,
         keys: KeyDirectory,
         clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self._catalog = catalog
         self._admission = admission
         self._ledger = ledger
         self._keys = keys
         self._clock = clock
+        text = "Requests let through in shadow that their limits would have refused."
+        self._overruns = {
+            reason: metrics.counter("forecourt_shadow_refusals_total", text, reason=str(reason))
+            for reason in (Verdict.RATE_LIMITED, Verdict.QUOTA_EXCEEDED)
+        }
         self._unfinished: set[asyncio.Task[None]] = set()
 
     async def predict(self, caller: PredictCaller, command: PredictCommand) -> PredictionAnswer | ReplayedAnswer:
@@ -125,10 +131,13 @@ class PredictionService:
                 quotas=caller.quotas,
                 idempotency=command.idempotency,
                 cache_keys=cache_keys if command.reads_cache else (),
+                enforcement=caller.enforcement,
             )
             decision = await self._admission.admit(caller.tenant_id, request)
             if decision.verdict is not Verdict.STALE:
                 _refuse(decision)
+                if decision.overrun is not None:
+                    self._overruns[decision.overrun].add()
                 return caller, decision
             caller = await self._reread(caller)
             _require_call(caller, model.info, command.model)

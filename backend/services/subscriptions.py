@@ -6,6 +6,7 @@ from backend.domain.audit import Action, Actor, AuditEntry
 from backend.domain.clock import Clock
 from backend.domain.errors import FieldError, Invalid, NotFound
 from backend.domain.ids import TenantId
+from backend.domain.limits import Enforcement
 from backend.domain.plans import Plan
 from backend.domain.subscriptions import Standing, Subscription
 from backend.services.plan_choice import chosen_plan
@@ -31,10 +32,19 @@ class SubscriptionService:
             raise NotFound
         return await self._unit.subscriptions.standing(tenant.id, self._clock.now())
 
-    async def put(self, actor: Actor, tenant_id: str, *, plan: str, starts_at: datetime | None) -> Standing:
+    async def put(
+        self,
+        actor: Actor,
+        tenant_id: str,
+        *,
+        plan: str,
+        starts_at: datetime | None = None,
+        enforcement: Enforcement = Enforcement.ENFORCE,
+    ) -> Standing:
         """Put a tenant on a plan from an instant on, by default now: it counts on the first request after that.
 
-        What was decided for later is given up. What is so already changes nothing.
+        ``enforcement`` says whether its limits refuse, or only report. What was decided for later is given up. What is
+        so already changes nothing.
 
         Raises:
             NotFound: no tenant has this id.
@@ -46,10 +56,10 @@ class SubscriptionService:
         await self._unit.tenants.hold(TenantId(tenant_id))
         before = await self.read(tenant_id)
         wanted = await chosen_plan(self._unit.plans, plan)
-        if _is_so(before, wanted, starts_at):
+        if _is_so(before, wanted, starts_at, enforcement):
             return before
         owner = TenantId(tenant_id)
-        version = await self._unit.subscriptions.start(owner, wanted.id, starts_at or now)
+        version = await self._unit.subscriptions.start(owner, wanted.id, starts_at or now, enforcement)
         after = await self._unit.subscriptions.standing(owner, now)
         entry = AuditEntry(
             actor=actor,
@@ -63,11 +73,14 @@ class SubscriptionService:
         return after
 
 
-def _is_so(standing: Standing, wanted: Plan, starts_at: datetime | None) -> bool:
+def _is_so(standing: Standing, wanted: Plan, starts_at: datetime | None, enforcement: Enforcement) -> bool:
+    current, following = standing.current, standing.following
     if starts_at is None:
-        return standing.following is None and standing.current is not None and standing.current.plan.id == wanted.id
-    following = standing.following
-    return following is not None and (following.plan.id, following.started_at) == (wanted.id, starts_at)
+        same = current is not None and (current.plan.id, current.enforcement) == (wanted.id, enforcement)
+        return same and following is None
+    if following is None:
+        return False
+    return (following.plan.id, following.started_at, following.enforcement) == (wanted.id, starts_at, enforcement)
 
 
 def _view(standing: Standing) -> dict[str, object]:
@@ -83,4 +96,5 @@ def _line(subscription: Subscription | None) -> dict[str, object] | None:
         "version": plan.version,
         "plan_id": plan.id,
         "started_at": subscription.started_at.isoformat(),
+        "enforcement": subscription.enforcement,
     }

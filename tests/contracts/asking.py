@@ -16,7 +16,7 @@ from backend.domain.admission import (
 )
 from backend.domain.api_keys import Environment
 from backend.domain.ids import TenantId
-from backend.domain.limits import QuotaRule, RateRule
+from backend.domain.limits import Enforcement, QuotaRule, RateRule
 from backend.domain.plans import QuotaMode
 from backend.services.ports import Admission
 from tests.fakes import FakeClock, FakeHistory
@@ -62,6 +62,7 @@ def ask(
     epochs: Epochs = JUST_READ,
     idempotency: IdempotencyClaim | None = None,
     cache_keys: tuple[bytes, ...] = (),
+    enforcement: Enforcement = Enforcement.ENFORCE,
 ) -> AdmissionRequest:
     return AdmissionRequest(
         lease_id=f"evt_{next(_lease_ids)}",
@@ -73,6 +74,7 @@ def ask(
         quotas=quotas,
         idempotency=idempotency,
         cache_keys=cache_keys,
+        enforcement=enforcement,
     )
 
 

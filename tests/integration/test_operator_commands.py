@@ -12,7 +12,7 @@ import anyio.to_thread
 import pytest
 
 from backend.settings import Settings
-from tests.api.conftest import SECRETS, TenantUnderTest, World, embedded_settings, running
+from tests.api.conftest import IRIS, SECRETS, TenantUnderTest, World, embedded_settings, running
 from tests.api.test_predictions import problem
 from tests.databases import postgres_database
 from tests.integration.forecourt_process import forecourt
@@ -81,6 +81,17 @@ async def test_a9_a_tenant_that_was_suspended_is_refused_until_it_is_resumed(sit
     assert problem(await site.world.client.get("/v1/me", headers=owner)) == (403, "tenant-suspended")
     await site.command("tenants", "resume", tenant.slug)
     assert (await site.world.predict(tenant.live)).status_code == 200
+
+
+async def test_limits_that_were_put_in_shadow_refuse_nothing_until_they_are_enforced(site: Site) -> None:
+    tenant = await site.tenant()
+    many = IRIS * 61
+    [standing] = await site.command("tenants", "subscribe", tenant.slug, "--plan", "free", "--enforcement", "shadow")
+    assert (standing["plan"], standing["enforcement"]) == ("free@1", "shadow")
+    assert (await site.world.predict(tenant.live, many)).status_code == 200
+    [standing] = await site.command("tenants", "subscribe", tenant.slug, "--plan", "free")
+    assert standing["enforcement"] == "enforce"
+    assert problem(await site.world.predict(tenant.live, many)) == (429, "rate-limited")
 
 
 async def test_k7_a_key_that_was_rotated_has_its_new_secret_only(site: Site) -> None:

@@ -10,6 +10,7 @@ from backend.adapters.db.tables import ApiKeyRow, PlanRow, SubscriptionRow, Tena
 from backend.adapters.db.unit_of_work import Database
 from backend.domain.api_keys import KeyGrant
 from backend.domain.clock import Clock
+from backend.domain.limits import Enforcement
 from backend.domain.lowered_limits import LoweredLimits
 from backend.domain.tenants import TenantStatus
 
@@ -36,7 +37,7 @@ class SqlKeyDirectory:
     async def reload(self, lookup_id: str) -> KeyGrant | None:
         """Return the key as the store holds it now."""
         query = (
-            select(ApiKeyRow, TenantRow, PlanRow, col(SubscriptionRow.ended_at))
+            select(ApiKeyRow, TenantRow, PlanRow, SubscriptionRow)
             .join(TenantRow, col(TenantRow.id) == col(ApiKeyRow.tenant_id))
             .join(SubscriptionRow, col(SubscriptionRow.tenant_id) == col(TenantRow.id))
             .join(PlanRow, col(PlanRow.id) == col(SubscriptionRow.plan_id))
@@ -49,12 +50,13 @@ class SqlKeyDirectory:
             found = (await session.execute(query)).one_or_none()
         if found is None:
             return None
-        key, tenant, plan, plan_ends_at = found
+        key, tenant, plan, subscription = found
         return KeyGrant.assemble(
             key=key_from_row(key),
             tenant_status=TenantStatus(tenant.status),
             tenant_version=tenant.version,
             plan=plan_from_row(plan),
-            plan_ends_at=plan_ends_at,
+            plan_ends_at=subscription.ended_at,
+            enforcement=Enforcement(subscription.enforcement),
             lowered=LoweredLimits.from_dict(tenant.lowered_limits),
         )

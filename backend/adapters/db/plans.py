@@ -26,7 +26,12 @@ def plan_from_row(row: PlanRow) -> Plan:
         bills_cache_hits=row.bills_cache_hits,
         max_api_keys=row.max_api_keys,
         pricing=_pricing(row.pricing),
+        model_rates=tuple(sorted((row.model_rates or {}).items())),
     )
+
+
+def _columns(plan: Plan) -> dict[str, Any]:
+    return asdict(plan) | {"model_rates": dict(plan.model_rates) or None}
 
 
 def _pricing(stored: dict[str, Any] | None) -> Pricing:
@@ -65,7 +70,7 @@ class SqlPlans:
         """
         is_sqlite = self._session.get_bind().dialect.name == "sqlite"
         insert = (sqlite_insert if is_sqlite else postgresql_insert)(PlanRow)
-        await self._session.execute(insert.on_conflict_do_nothing(), asdict(plan))
+        await self._session.execute(insert.on_conflict_do_nothing(), _columns(plan))
         stored = await self._session.get(PlanRow, plan.id, populate_existing=True)
         if stored is None or plan_from_row(stored) != plan:
             raise AlreadyExists("A plan version cannot be changed, and this one is taken. Add a new version.")

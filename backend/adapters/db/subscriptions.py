@@ -10,6 +10,7 @@ from backend.adapters.db.plans import plan_from_row
 from backend.adapters.db.row_security import tenant_rows
 from backend.adapters.db.tables import PlanRow, SubscriptionRow, TenantRow
 from backend.domain.ids import TenantId, new_id
+from backend.domain.limits import Enforcement
 from backend.domain.plans import Plan
 from backend.domain.statements import PlanSpan
 from backend.domain.subscriptions import Standing, Subscription
@@ -28,7 +29,9 @@ class SqlSubscriptions:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    async def start(self, tenant_id: TenantId, plan_id: str, at: datetime) -> int:
+    async def start(
+        self, tenant_id: TenantId, plan_id: str, at: datetime, enforcement: Enforcement = Enforcement.ENFORCE
+    ) -> int:
         """Put the tenant on a plan from an instant on; return the tenant's new version."""
         # Cached key grants hold the plan: they must be read again. The row's lock also keeps a second change waiting.
         version = await self._session.scalar(
@@ -45,7 +48,14 @@ class SqlSubscriptions:
         still = or_(col(SubscriptionRow.ended_at).is_(None), col(SubscriptionRow.ended_at) > at)
         await self._session.execute(update(SubscriptionRow).where(of_tenant).where(still).values(ended_at=at))
         self._session.add(
-            SubscriptionRow(id=new_id("sub"), tenant_id=tenant_id, plan_id=plan_id, started_at=at, ended_at=None)
+            SubscriptionRow(
+                id=new_id("sub"),
+                tenant_id=tenant_id,
+                plan_id=plan_id,
+                started_at=at,
+                ended_at=None,
+                enforcement=enforcement,
+            )
         )
         await self._session.flush()
         return version or 0
@@ -95,4 +105,5 @@ def _subscription(row: SubscriptionRow, plan: PlanRow) -> Subscription:
         plan=plan_from_row(plan),
         started_at=row.started_at,
         ended_at=row.ended_at,
+        enforcement=Enforcement(row.enforcement),
     )

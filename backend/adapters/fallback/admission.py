@@ -5,7 +5,7 @@ While the shared admission is away:
 =====================  =============================================================================================
 rate limits            each process holds its share of them, beginning with a whole one
 hard quotas            503 ``enforcement-unavailable``: nobody could say what is left
-other quotas           not asked; the use is in the ledger, and counted from there afterwards
+other quotas           not asked, nor is any in shadow; the use is in the ledger, and counted from there afterwards
 ``Idempotency-Key``    503: whether the request ran before cannot be told, and guessing would charge it twice
 response cache         bypassed
 revocations            every credential is read from the store again each ``STALE_S``
@@ -95,7 +95,7 @@ class FallbackAdmission:
         if self._shared.is_away:
             self._is_alone = self._is_wary = True
             return self._decide_alone(tenant_id, request)
-        if self._backlog and any(rule.must_hold for rule in request.quotas):
+        if self._backlog and request.needs_counters:
             # A cap must not be measured by a counter that still lacks what was used here.
             await self.catch_up()
         if self._is_wary and self._is_unread(tenant_id, request):
@@ -207,7 +207,7 @@ class FallbackAdmission:
         return self._local.is_stale(tenant_id, request.credential_id, request.epochs, read_since_s=since_s)
 
     def _decide_alone(self, tenant_id: TenantId, request: AdmissionRequest) -> AdmissionDecision:
-        if request.idempotency is not None or any(rule.must_hold for rule in request.quotas):
+        if request.idempotency is not None or request.needs_counters:
             self._decided["refused"].add()
             detail = None if request.idempotency is None else "An Idempotency-Key cannot be honoured at the moment."
             raise EnforcementUnavailable(detail, retry_after_s=1)

@@ -103,7 +103,9 @@ class MemoryAdmission:
                 return self._decide(
                     _Question(tenant_id=tenant_id, request=request, now_s=now_s, period=period, counters=counters)
                 )
-            countable = await self._quotas.begin(tenant_id, request.environment, period, request.quotas)
+            countable = await self._quotas.begin(
+                tenant_id, request.environment, period, request.quotas, enforces=request.enforces
+            )
             # Time has passed meanwhile: the question is asked again from the top.
             request = replace(request, quotas=countable)
 
@@ -154,7 +156,7 @@ class MemoryAdmission:
                     rates=rate_states(rates, self._stored_levels(tenant_id, rates), now_s),
                     quotas=_quota_states(quotas, counters, period, now_s),
                 )
-            quotas = await self._quotas.begin(tenant_id, environment, period, quotas)
+            quotas = await self._quotas.begin(tenant_id, environment, period, quotas, enforces=True)
 
     async def settled_units(self, tenant_id: TenantId, environment: Environment, period: str) -> int | None:
         """Return the rows settled on the tenant's quota in a month; ``None`` when no counter of it is left."""
@@ -178,33 +180,31 @@ class MemoryAdmission:
                 standing = Standing(rates=rate_states(request.rates, stored, now_s), quotas=quotas)
                 return AdmissionDecision(verdict=answered[0], standing=standing, replay=answered[1])
         rates = decide_rates(request.rates, stored, request.cost, now_s)
+        overrun, wait_s, states = None, 0.0, rates.states
         if not rates.allowed:
-            return AdmissionDecision(
-                verdict=Verdict.RATE_LIMITED,
-                standing=Standing(rates=rates.states, quotas=quotas),
-                retry_after_s=whole_seconds(rates.retry_after_s),
-            )
-        if not all(state.admits(request.cost) for state in quotas):
-            return AdmissionDecision(
-                verdict=Verdict.QUOTA_EXCEEDED,
-                standing=Standing(rates=rate_states(request.rates, stored, now_s), quotas=quotas),
-                retry_after_s=whole_seconds(period_end_s(asked.period) - now_s),
-            )
-        lease = self._spend(asked, rates.levels)
+            overrun, wait_s = Verdict.RATE_LIMITED, rates.retry_after_s
+        elif not all(state.admits(request.cost) for state in quotas):
+            overrun, wait_s = Verdict.QUOTA_EXCEEDED, period_end_s(asked.period) - now_s
+            states = rate_states(request.rates, stored, now_s)
+        if overrun is not None and request.enforces:
+            standing = Standing(rates=states, quotas=quotas)
+            return AdmissionDecision(verdict=overrun, standing=standing, retry_after_s=whole_seconds(wait_s))
+        lease = self._spend(asked, rates.levels if overrun is None else None)
         return AdmissionDecision(
             verdict=Verdict.ADMITTED,
-            standing=Standing(
-                rates=rates.states, quotas=tuple([state.with_reserved(request.cost) for state in quotas])
-            ),
+            standing=Standing(rates=states, quotas=tuple([state.with_reserved(request.cost) for state in quotas])),
             cached=tuple([self._cache.get((asked.tenant_id, key), now_s) for key in request.cache_keys]),
             lease=lease,
+            overrun=overrun,
         )
 
-    def _spend(self, asked: _Question, levels: tuple[RateLevel, ...]) -> Lease:
+    def _spend(self, asked: _Question, levels: tuple[RateLevel, ...] | None) -> Lease:
+        """Take a lease and, unless the rate limits are to stay as they are, store their new levels."""
         tenant_id, request = asked.tenant_id, asked.request
         expires_at_s = asked.now_s + self._lease_ttl_s
-        for rule, level in zip(request.rates, levels, strict=True):
-            self._levels.put((tenant_id, rule.scope, rule.subject), level)
+        if levels is not None:
+            for rule, level in zip(request.rates, levels, strict=True):
+                self._levels.put((tenant_id, rule.scope, rule.subject), level)
         for counter in asked.counters:
             counter.lease(request.lease_id, request.cost, expires_at_s)
         if request.idempotency is not None:

@@ -65,11 +65,12 @@ class LocalShare:
         rules = self._shares(request.rates)
         rates = decide_rates(rules, self._stored(tenant_id, rules), request.cost, now_s)
         standing = Standing(rates=rates.states)
-        if not rates.allowed:
+        if not rates.allowed and request.enforces:
             wait_s = whole_seconds(rates.retry_after_s)
             return AdmissionDecision(verdict=Verdict.RATE_LIMITED, standing=standing, retry_after_s=wait_s)
-        for rule, level in zip(rules, rates.levels, strict=True):
-            self._levels.put((tenant_id, rule.scope, rule.subject), level)
+        if rates.allowed:
+            for rule, level in zip(rules, rates.levels, strict=True):
+                self._levels.put((tenant_id, rule.scope, rule.subject), level)
         lease = LocalLease(
             id=request.lease_id,
             tenant_id=tenant_id,
@@ -80,7 +81,8 @@ class LocalShare:
             quotas=request.quotas,
             idempotency=None,
         )
-        return AdmissionDecision(verdict=Verdict.ADMITTED, standing=standing, lease=lease)
+        overrun = None if rates.allowed else Verdict.RATE_LIMITED
+        return AdmissionDecision(verdict=Verdict.ADMITTED, standing=standing, lease=lease, overrun=overrun)
 
     def states(self, tenant_id: TenantId, rates: tuple[RateRule, ...]) -> tuple[RateState, ...]:
         """Return what is left of the shares."""

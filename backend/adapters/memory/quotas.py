@@ -93,12 +93,18 @@ class QuotaCounters:
         return counter
 
     async def begin(
-        self, tenant_id: TenantId, environment: Environment, period: str, rules: tuple[QuotaRule, ...]
+        self,
+        tenant_id: TenantId,
+        environment: Environment,
+        period: str,
+        rules: tuple[QuotaRule, ...],
+        *,
+        enforces: bool = True,
     ) -> tuple[QuotaRule, ...]:
         """Begin the missing counters with what the ledger holds; return the rules that now can be counted.
 
         Raises:
-            EnforcementUnavailable: the ledger cannot be read and a cap must hold.
+            EnforcementUnavailable: the ledger cannot be read and a cap must hold, where caps are enforced.
         """
 
         async def begin_one(rule: QuotaRule, _token: str, used: int) -> None:
@@ -111,7 +117,7 @@ class QuotaCounters:
 
         missing = {rule: "" for rule in rules if self.find(tenant_id, environment, period, rule) is None}
         books = Books(tenant_id, environment, period)
-        uncountable = await self._rebuild.run(books, missing, begin_one)
+        uncountable = await self._rebuild.run(books, missing, begin_one, enforces=enforces)
         return tuple([rule for rule in rules if rule not in uncountable])
 
     def _evict_one(self) -> None:

@@ -39,6 +39,9 @@ MOST_TURNS = 5
 """How often one request may be asked again. One turn is the rule; a month's first request takes two. More are only
 needed while somebody flushes the server again and again, or sets its clock."""
 
+OVERRUNS = {b"over-rate": Verdict.RATE_LIMITED, b"over-quota": Verdict.QUOTA_EXCEEDED}
+"""Admitted in shadow, and what they would have been refused with."""
+
 REFUSED_BY_SLOT = (Verdict.REPLAY, Verdict.IDEMPOTENCY_REUSED, Verdict.IDEMPOTENCY_IN_PROGRESS)
 
 
@@ -107,14 +110,18 @@ class RedisAdmission:
                 lease_ttl_s=self._lease_ttl_s,
             )
             reply = await self._redis.run(self._admit, call.keys, call.args)
-            verdict = VERDICTS.get(reply[0]) if isinstance(reply[0], bytes) else None
-            if verdict is not None:
-                return _decision(tenant_id, request, period, verdict, reply)
-            if reply[0] == OTHER_PERIOD:
+            word = reply[0] if isinstance(reply[0], bytes) else b""
+            if word in VERDICTS:
+                return _decision(tenant_id, request, period, VERDICTS[word], reply)
+            if word in OVERRUNS:
+                admitted = _decision(tenant_id, request, period, Verdict.ADMITTED, reply)
+                return replace(admitted, overrun=OVERRUNS[word])
+            if word == OTHER_PERIOD:
                 period = period_of(wire.read_numbers(reply)[0])
                 continue
             books = Books(tenant_id, request.environment, period)
-            request = replace(request, quotas=await self._begin_missing(books, request.quotas, reply))
+            countable = await self._begin_missing(books, request.quotas, reply, enforces=request.enforces)
+            request = replace(request, quotas=countable)
         raise EnforcementUnavailable(retry_after_s=1)
 
     async def settle(self, tenant_id: TenantId, settlement: Settlement) -> None:
@@ -160,7 +167,8 @@ class RedisAdmission:
             if reply[0] == OTHER_PERIOD:
                 period = period_of(wire.read_numbers(reply)[0])
             elif reply[0] == MISSING:
-                quotas = await self._begin_missing(Books(tenant_id, environment, period), quotas, reply)
+                books = Books(tenant_id, environment, period)
+                quotas = await self._begin_missing(books, quotas, reply, enforces=True)
             else:
                 seen = wire.read_standing(reply, rates, quotas, period)
                 return Standing(rates=rate_states(rates, seen.levels, seen.now_s), quotas=seen.quotas)
@@ -200,7 +208,9 @@ class RedisAdmission:
         status = HealthStatus.OK if await self._redis.answers() else HealthStatus.DOWN
         return (ResourceHealth(name="redis", status=status),)
 
-    async def _begin_missing(self, books: Books, quotas: tuple[QuotaRule, ...], reply: Reply) -> tuple[QuotaRule, ...]:
+    async def _begin_missing(
+        self, books: Books, quotas: tuple[QuotaRule, ...], reply: Reply, *, enforces: bool
+    ) -> tuple[QuotaRule, ...]:
         """Begin the counters that the script did not find; return the rules that now can be counted."""
         kept_s = period_end_s(books.period) - int(self._local_clock.now_s()) + wire.COUNTER_KEPT_S
 
@@ -208,7 +218,7 @@ class RedisAdmission:
             counter = keys.quota_counter(books.tenant_id, rule, books.environment, books.period)
             await self._redis.run(self._begin, [counter], [token, used, kept_s])
 
-        uncountable = await self._rebuild.run(books, wire.read_missing(reply, quotas), begin)
+        uncountable = await self._rebuild.run(books, wire.read_missing(reply, quotas), begin, enforces=enforces)
         return tuple([rule for rule in quotas if rule not in uncountable])
 
     def _period(self) -> str:

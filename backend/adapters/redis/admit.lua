@@ -8,7 +8,8 @@
 --       then the cached rows
 -- ARGV  1 numbers, as big-endian doubles packed into one string, which parses faster than thirty arguments:
 --           now (negative: ask the server)   start and end of the period the counters are named for
---           whether to spend (0: only look)  tenant's version, credential's version, whether they are fresh
+--           what to do: 0 only look, 1 refuse or spend, 2 let pass what would be refused (shadow)
+--           tenant's version, credential's version, whether they are fresh
 --           seconds to keep an epoch         rows asked for   seconds to a lease's expiry
 --           seconds to keep leases past the period's end
 --           rate rules  quota rules          then rows and seconds of each rate rule
@@ -16,7 +17,9 @@
 --       2 the lease's id   3 the request's fingerprint, empty when it claims no slot
 --
 -- Answers {verdict, standing, …}. The standing is big-endian doubles: now, then rows and instant of each rate level,
--- then used and reserved of each quota. Verdicts are the words of domain/admission.py, and two more:
+-- then used and reserved of each quota. Verdicts are the words of domain/admission.py, and four more:
+--   over-rate, over-quota  as admitted, in shadow: what would have been refused. It spends no rate, but its rows are
+--                 leased, because they are served.
 --   missing       {verdict, rule, token, …}: these counters have not begun. The token shows, when the ledger has been
 --                 read, that nothing was flushed since; see begin.lua.
 --   other-period  {verdict, now}: by this server's clock it is another month.
@@ -34,7 +37,7 @@ local TOKEN_S = 60
 local CHUNK = 1000 -- Lua's stack holds some 8000 values
 
 local n = { struct.unpack('>' .. string.rep('d', #ARGV[1] / 8), ARGV[1]) }
-local now, period_start, period_end, spends = n[1], n[2], n[3], n[4] == 1
+local now, period_start, period_end, spends, enforces = n[1], n[2], n[3], n[4] > 0, n[4] < 2
 local fresh, epoch_s, cost, lease_s, kept_s, rates, quotas = n[7] == 1, n[8], n[9], n[10], n[11], n[12], n[13]
 local rate_at, cap_at = 13, 13 + 2 * rates
 local lease_id, fingerprint = ARGV[2], ARGV[3]
@@ -131,14 +134,17 @@ if slot then
     end
 end
 
-if not within_rates then return { 'rate-limited', before } end
-if not within_quotas then return { 'quota-exceeded', before } end
+local is_within = within_rates and within_quotas
+if enforces and not within_rates then return { 'rate-limited', before } end
+if enforces and not within_quotas then return { 'quota-exceeded', before } end
 
 -- Nothing below refuses: everything is spent.
 local expiry = now + lease_s
-for i = 1, rates do
-    redis.call('SET', KEYS[2 + i], after[i][1], 'EX', after[i][2])
-    standing[1 + i] = after[i][1]
+if is_within then
+    for i = 1, rates do
+        redis.call('SET', KEYS[2 + i], after[i][1], 'EX', after[i][2])
+        standing[1 + i] = after[i][1]
+    end
 end
 for i = 1, quotas do
     local counter, leases, reserved, first_expiry = unpack(counted[i])
@@ -159,7 +165,8 @@ if slot then
     slot_at = slot_at + 1
 end
 
-local reply = { 'admitted', table.concat(standing) }
+local verdict = is_within and 'admitted' or within_rates and 'over-quota' or 'over-rate'
+local reply = { verdict, table.concat(standing) }
 for first = slot_at, #KEYS, CHUNK do
     local last = math.min(first + CHUNK - 1, #KEYS)
     local rows = redis.call('MGET', unpack(KEYS, first, last))

@@ -17,6 +17,9 @@ ASK_SERVER = -1.0
 
 UNCAPPED = -1.0
 
+SPENDS = 1.0
+SPENDS_IN_SHADOW = 2.0
+
 COUNTER_KEPT_S = 45 * 86_400
 """How long counters and leases outlive their period, so that it can be reconciled when it is closed."""
 
@@ -48,7 +51,7 @@ def admit_call(
         now_s,
         period_start_s(period),
         period_end_s(period),
-        1.0,
+        SPENDS if request.enforces else SPENDS_IN_SHADOW,
         request.epochs.tenant,
         request.epochs.credential,
         request.epochs.fresh,

@@ -64,6 +64,7 @@ async def get_prediction_service(request: Request) -> PredictionService:
         ledger=provided(request, get_ledger),
         keys=provided(request, get_key_directory),
         clock=provided(request, get_clock),
+        metrics=resources.metrics,
     )
 
 

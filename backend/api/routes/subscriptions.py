@@ -24,5 +24,7 @@ async def put_subscription(
 
     What had been decided for later is given up. The same again changes nothing.
     """
-    standing = await service.put(caller.actor, tenant_id, plan=body.plan, starts_at=body.starts_at)
+    standing = await service.put(
+        caller.actor, tenant_id, plan=body.plan, starts_at=body.starts_at, enforcement=body.enforcement
+    )
     return StandingOut.of(tenant_id, standing)

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Annotated, Generic, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints
 
 from backend.domain.errors import ForecourtError
 from backend.domain.scopes import Scope
@@ -28,6 +28,8 @@ def _in_utc(instant: datetime) -> datetime:
 
 InstantIn = Annotated[AwareDatetime, Field(strict=False), AfterValidator(_in_utc)]
 """An instant as callers send it: RFC 3339 with its offset. It arrives in UTC."""
+
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 # Being lenient with a list does not make its entries so.
 ScopeIn = Annotated[Scope, Field(strict=False)]

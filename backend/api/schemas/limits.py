@@ -1,13 +1,13 @@
 """Limits on the wire."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from backend.api.schemas.api_keys import RateLimit
-from backend.api.schemas.common import In, Instant, Out
-from backend.domain.limits import QuotaState, RateState
+from backend.api.schemas.common import In, Instant, ModelName, Out
+from backend.domain.limits import Enforcement, QuotaState, RateState
 from backend.domain.lowered_limits import LoweredLimits
 from backend.services.limits import LimitsChange, LimitsReport
 
@@ -50,10 +50,10 @@ class QuotaOut(Out):
     reserved: int
     remaining: int | None
     resets_at: Instant
-    mode: str
+    mode: str = Field(description="`hard`, `soft`, or `shadow` while nothing is enforced.")
 
     @classmethod
-    def of(cls, state: QuotaState) -> "QuotaOut":
+    def of(cls, state: QuotaState, enforcement: Enforcement) -> "QuotaOut":
         """Return a quota's wire form."""
         return cls(
             scope=state.rule.scope,
@@ -62,7 +62,7 @@ class QuotaOut(Out):
             reserved=state.reserved,
             remaining=state.remaining,
             resets_at=datetime.fromtimestamp(state.resets_at_s, UTC),
-            mode=state.rule.mode,
+            mode=state.rule.mode if enforcement is Enforcement.ENFORCE else enforcement,
         )
 
 
@@ -71,6 +71,7 @@ class LimitsOut(Out):
 
     plan: PlanOut
     environment: str
+    enforcement: Enforcement = Field(description="`shadow`: what is over its limits passes, and is counted.")
     rate_limits: list[RateOut]
     quota: QuotaOut | None
     key_quota: QuotaOut | None
@@ -78,17 +79,15 @@ class LimitsOut(Out):
     @classmethod
     def of(cls, report: LimitsReport) -> "LimitsOut":
         """Return a report's wire form."""
-        quotas = {state.rule.scope: QuotaOut.of(state) for state in report.standing.quotas}
+        quotas = {state.rule.scope: QuotaOut.of(state, report.enforcement) for state in report.standing.quotas}
         return cls(
             plan=PlanOut(id=report.plan.id, name=report.plan.name, version=report.plan.version),
             environment=report.environment,
+            enforcement=report.enforcement,
             rate_limits=[RateOut.of(state) for state in report.standing.rates],
             quota=quotas.get("tenant"),
             key_quota=quotas.get("key"),
         )
-
-
-ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 class LimitsIn(In):

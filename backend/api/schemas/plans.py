@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from backend.api.schemas.common import In, Out
+from backend.api.schemas.api_keys import RateLimit
+from backend.api.schemas.common import In, ModelName, Out
 from backend.api.schemas.pricing import PricingIn, PricingOut
 from backend.domain.plans import Plan, PlanTerms, QuotaMode
 
@@ -27,6 +28,12 @@ class PlanIn(In):
     bills_cache_hits: bool = False
     max_api_keys: int = Field(100, ge=0, le=1_000_000)
     pricing: PricingIn = Field(default_factory=PricingIn)
+    models: dict[ModelName, RateLimit] = Field(
+        default_factory=dict,
+        max_length=100,
+        description="A tenant's limits for single models, by name.",
+        examples=[{"iris": {"per_minute": 600}}],
+    )
 
     def to_terms(self) -> PlanTerms:
         """Return the same in the domain's words."""
@@ -37,6 +44,7 @@ class PlanIn(In):
             bills_cache_hits=self.bills_cache_hits,
             max_api_keys=self.max_api_keys,
             pricing=self.pricing.to_pricing(),
+            model_rates=tuple(sorted((name, limit.per_minute) for name, limit in self.models.items())),
         )
 
 
@@ -52,6 +60,7 @@ class PlanOut(Out):
     bills_cache_hits: bool
     max_api_keys: int
     pricing: PricingOut
+    models: dict[str, RateLimit]
 
     @classmethod
     def of(cls, plan: Plan) -> "PlanOut":
@@ -66,4 +75,5 @@ class PlanOut(Out):
             bills_cache_hits=plan.bills_cache_hits,
             max_api_keys=plan.max_api_keys,
             pricing=PricingOut.of(plan.pricing),
+            models={name: RateLimit(per_minute=per_minute) for name, per_minute in plan.model_rates},
         )

@@ -1,9 +1,12 @@
 """Which plan a tenant is on, on the wire."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from backend.api.schemas.common import In, Instant, InstantIn, Out
 from backend.api.schemas.plans import PlanOut, PlanText
+from backend.domain.limits import Enforcement
 from backend.domain.subscriptions import Standing, Subscription
 
 
@@ -14,6 +17,10 @@ class SubscriptionIn(In):
         description="A plan's name for its newest version, `name@version`, or a version's id.", examples=["pro"]
     )
     starts_at: InstantIn | None = Field(None, description="Now, if left out; never in the past.")
+    enforcement: Annotated[Enforcement, Field(strict=False)] = Field(
+        Enforcement.ENFORCE,
+        description="`shadow`: limits are decided, told in headers and counted, and refuse nothing.",
+    )
 
 
 class SubscriptionOut(Out):
@@ -23,6 +30,7 @@ class SubscriptionOut(Out):
     plan: PlanOut
     started_at: Instant
     ended_at: Instant | None
+    enforcement: Enforcement
 
     @classmethod
     def of(cls, subscription: Subscription) -> "SubscriptionOut":
@@ -32,6 +40,7 @@ class SubscriptionOut(Out):
             plan=PlanOut.of(subscription.plan),
             started_at=subscription.started_at,
             ended_at=subscription.ended_at,
+            enforcement=subscription.enforcement,
         )
 
 

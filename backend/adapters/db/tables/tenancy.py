@@ -87,6 +87,7 @@ class PlanRow(SQLModel, table=True):
     bills_cache_hits: bool
     max_api_keys: int
     pricing: dict[str, Any] | None = Field(sa_type=NullableJson)
+    model_rates: dict[str, int] | None = Field(sa_type=NullableJson)
 
 
 class SubscriptionRow(SQLModel, table=True):
@@ -99,3 +100,4 @@ class SubscriptionRow(SQLModel, table=True):
     plan_id: str = Field(foreign_key="plans.id")
     started_at: datetime = Field(sa_type=UtcDateTime)
     ended_at: datetime | None = Field(sa_type=UtcDateTime)
+    enforcement: str = Field(sa_column_kwargs={"server_default": "enforce"})

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from backend.domain.ids import TenantId, UserId
 from backend.domain.invitations import Invitation
+from backend.domain.limits import Enforcement
 from backend.domain.lowered_limits import LoweredLimits
 from backend.domain.plans import Plan
 from backend.domain.scopes import Role
@@ -209,7 +210,9 @@ class Plans(Protocol):
 class Subscriptions(Protocol):
     """Which plan a tenant is on."""
 
-    async def start(self, tenant_id: TenantId, plan_id: str, at: datetime) -> int:
+    async def start(
+        self, tenant_id: TenantId, plan_id: str, at: datetime, enforcement: Enforcement = Enforcement.ENFORCE
+    ) -> int:
         """Put the tenant on a plan from an instant on, in place of whatever it would have been on from then on.
 
         Returns:
