@@ -65,7 +65,8 @@ def read_command(sent: Sent, model: str | None) -> PredictCommand:
     reads = fills = True
     if cache_control:
         fills = b"no-store" not in cache_control
-        reads = fills and b"no-cache" not in cache_control
+        # Whoever takes nothing that has aged takes nothing from a cache.
+        reads = fills and b"no-cache" not in cache_control and b"max-age=0" not in cache_control
     return PredictCommand(
         model=content["model"] if model is None else model,
         inputs=inputs,

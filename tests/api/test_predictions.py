@@ -130,8 +130,9 @@ async def test_c2_no_cache_computes_anew_and_no_store_leaves_nothing(world: Worl
     assert silent.json()["usage"]["cached_units"] == 0
     first = await world.predict(tenant.live)
     assert first.json()["usage"]["cached_units"] == 0, "no-store must not have stored"
-    forced = await world.predict(tenant.live, headers={"Cache-Control": "no-cache"})
-    assert forced.json()["usage"]["cached_units"] == 0
+    for anew in ("no-cache", "max-age=0", "Max-Age=0, no-transform"):
+        forced = await world.predict(tenant.live, headers={"Cache-Control": anew})
+        assert forced.json()["usage"]["cached_units"] == 0, anew
     assert (await world.predict(tenant.live)).json()["usage"]["cached_units"] == 1
 
 

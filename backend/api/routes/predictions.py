@@ -52,7 +52,7 @@ _PARAMETERS: list[dict[str, Any]] = [
         "name": "Cache-Control",
         "in": "header",
         "schema": {"type": "string"},
-        "description": "`no-cache` computes anew; `no-store` neither reads nor stores.",
+        "description": "`no-cache` or `max-age=0` computes anew; `no-store` neither reads nor stores.",
     },
 ]
 

@@ -1,0 +1,113 @@
+"""Two server processes on one PostgreSQL and one Redis: caps hold over both, and one tenant's flood is its own."""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from statistics import median
+from typing import Any
+
+import anyio
+import pytest
+
+from tests.integration.conftest import NewSite
+from tests.integration.customers import Customer, Customers
+from tests.integration.forecourt_process import ServerProcess
+
+pytestmark = [pytest.mark.anyio, pytest.mark.process]
+
+CAP = 40
+ROUNDS, ASKED = 6, 20
+
+
+@pytest.fixture
+def servers(make_site: NewSite, shared_settings: dict[str, str]) -> list[ServerProcess]:
+    site = make_site(**shared_settings)
+    first = site.start()
+    # The second goes on with what the first has set up.
+    assert first.base_url
+    return [first, site.start()]
+
+
+@pytest.fixture
+async def replicas(servers: list[ServerProcess]) -> AsyncIterator[list[Customers]]:
+    one, two = servers
+    async with Customers(one.base_url, one.credentials) as here, Customers(two.base_url, two.credentials) as there:
+        yield [here, there]
+
+
+async def a_key(customer: Customer, **limits: Any) -> dict[str, str]:
+    body = {"name": "capped", "environment": "live", **limits}
+    made = await customer.client.post("/v1/api-keys", json=body, headers=await customer.admin())
+    assert made.status_code == 201, made.text
+    return {"Authorization": f"Bearer {made.json()['secret']}"}
+
+
+async def asked_at_once(replicas: list[Customers], key: dict[str, str], times: int) -> tuple[Counter[str], float]:
+    """Ask so many times at once, by turns of the servers; return what was answered, and how long it took."""
+    answered: Counter[str] = Counter()
+
+    async def ask(customer: Customer) -> None:
+        answer = await customer.predict(1, headers=key)
+        answered["ok" if answer.status_code == 200 else answer.json()["code"]] += 1
+
+    # Connections are opened, and the key is known, before anybody spends: asking for no model costs nothing.
+    for each in replicas:
+        assert (await each["acme"].predict(1, headers=key, model="none")).status_code == 404
+    began_s = time.monotonic()
+    async with anyio.create_task_group() as tasks:
+        for _, each in zip(range(times), itertools.cycle(replicas), strict=False):
+            tasks.start_soon(ask, each["acme"])
+    return answered, time.monotonic() - began_s
+
+
+async def test_l1_over_two_servers_exactly_the_quota_of_four_times_as_many_passes(replicas: list[Customers]) -> None:
+    acme = replicas[0]["acme"]
+    key = await a_key(acme, monthly_quota=CAP)
+    answered, _ = await asked_at_once(replicas, key, 4 * CAP)
+    assert answered == {"ok": CAP, "quota-exceeded": 3 * CAP}
+    assert len(await acme.ledger()) == CAP
+
+
+async def test_l1_over_two_servers_exactly_the_rate_of_four_times_as_many_passes(replicas: list[Customers]) -> None:
+    acme = replicas[0]["acme"]
+    key = await a_key(acme, rate_limit={"per_minute": CAP})
+    answered, took_s = await asked_at_once(replicas, key, 4 * CAP)
+    assert set(answered) == {"ok", "rate-limited"}
+    # What drains while they are asked may be asked again: exactly the cap, on a machine that is quick enough.
+    assert CAP <= answered["ok"] <= CAP + int(took_s * CAP / 60)
+    assert len(await acme.ledger()) == answered["ok"]
+
+
+async def test_l8_a_tenant_far_over_its_limit_takes_nothing_from_another(replicas: list[Customers]) -> None:
+    """Rounds without and with the flood take turns, so that whatever else the machine does is in both."""
+    acme, globex = replicas[0]["acme"], replicas[0]["globex"]
+    quiet_s: list[float] = []
+    flooded_s: list[float] = []
+    flood: Counter[int] = Counter()
+
+    async def ask_over_and_over() -> None:
+        while True:
+            flood[(await globex.predict(1)).status_code] += 1
+
+    async def asked(times_s: list[float]) -> None:
+        for _ in range(ASKED):
+            began_s = time.monotonic()
+            answer = await acme.predict(1)
+            times_s.append(time.monotonic() - began_s)
+            assert answer.status_code == 200, answer.text
+
+    began_s = time.monotonic()
+    while flood[429] < 600:
+        # Its limit is sixty a minute: ten times that is refused, at least.
+        await globex.predict(30)
+        for _ in range(ROUNDS):
+            await asked(quiet_s)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(ask_over_and_over)
+                await asked(flooded_s)
+                tasks.cancel_scope.cancel()
+    took_s = time.monotonic() - began_s
+    assert set(flood) <= {200, 429}
+    assert flood[200] <= 60 + took_s
+    assert median(flooded_s) < 4 * median(quiet_s)
