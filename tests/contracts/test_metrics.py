@@ -1,6 +1,7 @@
 """What every adapter of ``Metrics`` does; and what Prometheus reads of the one that keeps the numbers."""
 
 import socket
+import threading
 import urllib.request
 
 import pytest
@@ -35,6 +36,46 @@ def test_what_was_counted_is_shown() -> None:
     assert sample("forecourt_waiting_rows") == 7
     assert sample("forecourt_wait_seconds_bucket", {"le": "0.1"}) == 0
     assert sample("forecourt_wait_seconds_bucket", {"le": "1.0"}) == 2
+
+
+def test_a_value_at_a_bound_belongs_below_it_and_one_past_all_bounds_is_counted() -> None:
+    metrics = PrometheusMetrics()
+    wait = metrics.histogram("forecourt_wait_seconds", "Wait.", buckets=(0.00001, 1.0), model="iris")
+    for value in (0.00001, 1.0, 1.5):
+        wait.observe(value)
+    sample = metrics.registry.get_sample_value
+    found = [
+        sample("forecourt_wait_seconds_bucket", {"model": "iris", "le": bound}) for bound in ("1e-05", "1.0", "+Inf")
+    ]
+    assert found == [1, 2, 3]
+    assert sample("forecourt_wait_seconds_count", {"model": "iris"}) == 3
+    assert sample("forecourt_wait_seconds_sum", {"model": "iris"}) == 2.50001
+
+
+def test_what_several_threads_count_at_once_is_all_there() -> None:
+    metrics = PrometheusMetrics()
+
+    def count() -> None:
+        seen = metrics.counter("forecourt_seen_total", "Seen.", verdict="ok")
+        wait = metrics.histogram("forecourt_wait_seconds", "Wait.", buckets=(1.0,), verdict="ok")
+        for _ in range(20_000):
+            seen.add()
+            wait.observe(0.5)
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sample = metrics.registry.get_sample_value
+    assert sample("forecourt_seen_total", {"verdict": "ok"}) == 80_000
+    assert sample("forecourt_wait_seconds_count", {"verdict": "ok"}) == 80_000
+    assert sample("forecourt_wait_seconds_sum", {"verdict": "ok"}) == 40_000
+
+
+def test_a_counter_only_grows() -> None:
+    with pytest.raises(ValueError, match="only grows"):
+        PrometheusMetrics().counter("forecourt_seen_total", "Seen.").add(-1)
 
 
 def test_labels_stand_by_their_names() -> None:
