@@ -87,6 +87,7 @@ class Lanes:
         spellings: Sequence[bytes],
         *,
         share: str,
+        deadline_s: float | None = None,
         meter: ModelMeter | None = None,
     ) -> list[bytes]:
         """Queue rows and wait for their answers, in order.
@@ -97,6 +98,7 @@ class Lanes:
             rows: at least one.
             spellings: per row, equal for equal rows.
             share: whose turn it uses.
+            deadline_s: the longest wait that is of use to the caller.
             meter: where the lane's batches and waits are counted.
 
         Raises:
@@ -105,7 +107,8 @@ class Lanes:
             ModelUnavailable: the model failed on these rows.
         """
         with self._lock:
-            lane = self._admit(key, execute, len(rows), share, meter)
+            lane = self._lane(key, execute, meter)
+            self._admit(lane, len(rows), share, deadline_s)
             call = Call(share, len(rows))
             self._waiting_rows += call.size
             was_empty = not lane.queued
@@ -152,12 +155,15 @@ class Lanes:
         # A thread, because joining blocks and this loop must deliver the last answers.
         await asyncio.to_thread(self._drain)
 
-    def _admit(self, key: LaneKey, execute: Execute, size: int, share: str, meter: ModelMeter | None) -> Lane:
+    def _lane(self, key: LaneKey, execute: Execute, meter: ModelMeter | None) -> Lane:
         if self._closing or self._worker is None or not self._worker.is_alive():
             raise Overloaded("The service is not taking predictions at the moment.", retry_after_s=_RETRY_AFTER_S)
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = Lane(key, execute, self._limits.quantum_rows, meter)
+        return lane
+
+    def _admit(self, lane: Lane, size: int, share: str, deadline_s: float | None) -> None:
         if lane.stuck:
             raise Overloaded("This model is not answering at the moment.", retry_after_s=_RETRY_AFTER_S)
         if lane.waiting_rows(share) + size > self._limits.max_share_rows:
@@ -165,9 +171,8 @@ class Lanes:
         if self._waiting_rows + size > self._limits.max_waiting_rows:
             raise Overloaded("Too many predictions are waiting.", retry_after_s=_RETRY_AFTER_S)
         wait_s = sum(ceil(each.queued / self._limits.max_batch_rows) * each.run_s for each in self._turns)
-        if wait_s > self._limits.max_wait_s:
+        if wait_s > self._limits.max_wait_s or (deadline_s is not None and wait_s > deadline_s):
             raise Overloaded("The wait would be too long.", retry_after_s=ceil(wait_s))
-        return lane
 
     def _forget_if_done(self, lane: Lane) -> None:
         if lane.retired and not lane.queued and lane.running_since_s is None:

@@ -89,12 +89,18 @@ class LoadedModel:
         return self._encoder.encode(inputs)
 
     async def run(
-        self, rows: EncodedRows, indices: Sequence[int], options: OutputOptions, *, share: str
+        self,
+        rows: EncodedRows,
+        indices: Sequence[int],
+        options: OutputOptions,
+        *,
+        share: str,
+        deadline_s: float | None = None,
     ) -> list[bytes]:
         """Predict rows; see :class:`backend.services.ports.models.ServedModel`.
 
         Raises:
-            Overloaded: the queue is full or closed, or the model is stuck.
+            Overloaded: the queue is full or closed, the wait would pass the deadline, or the model is stuck.
             ConcurrencyExceeded: the share has too many rows waiting.
             ModelUnavailable: the model failed on these rows.
         """
@@ -107,7 +113,8 @@ class LoadedModel:
         if len(wanted) * self._inline_row_us < INLINE_BELOW_US:
             answers = self._run_inline(execute, wanted)
         else:
-            answers = await self._run_in_lane(key, execute, wanted, [rows.canonical(index) for index in indices], share)
+            spellings = [rows.canonical(index) for index in indices]
+            answers = await self._run_in_lane(key, execute, wanted, spellings, share, deadline_s)
         meter = self._meter
         meter.seconds.observe(perf_counter() - started_s)
         meter.rows.add(len(wanted))
@@ -157,10 +164,18 @@ class LoadedModel:
         self._failed_at_s = monotonic()
 
     async def _run_in_lane(
-        self, key: LaneKey, execute: Execute, rows: Sequence[Row], spellings: Sequence[bytes], share: str
+        self,
+        key: LaneKey,
+        execute: Execute,
+        rows: Sequence[Row],
+        spellings: Sequence[bytes],
+        share: str,
+        deadline_s: float | None,
     ) -> list[bytes]:
         try:
-            return await self._lanes.submit(key, execute, rows, spellings, share=share, meter=self._meter)
+            return await self._lanes.submit(
+                key, execute, rows, spellings, share=share, deadline_s=deadline_s, meter=self._meter
+            )
         except (Overloaded, ConcurrencyExceeded):
             self._meter.shed.add()
             raise

@@ -180,8 +180,9 @@ class PredictionService:
         missing = [index for index, row in enumerate(cached) if row is None]
         if not missing:
             return [row for row in cached if row is not None]
-        running = model.run(rows, missing, command.options, share=caller.tenant_id)
-        computed = await (running if command.deadline_s is None else _within(command.deadline_s, running))
+        deadline_s = command.deadline_s
+        running = model.run(rows, missing, command.options, share=caller.tenant_id, deadline_s=deadline_s)
+        computed = await (running if deadline_s is None else _within(deadline_s, running))
         fresh = iter(computed)
         return [next(fresh) if row is None else row for row in cached]
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 RAISES, NAN, TOO_FEW, OTHER_SHAPE, EXITS, HANGS = 13.0, 14.0, 15.0, 16.0, 17.0, 18.0
 BOUND_S = 30.0
-_released = threading.Event()
+_entered, _released = threading.Event(), threading.Event()
 
 
 class Moody(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -40,6 +40,7 @@ class Moody(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if EXITS in column:
             raise SystemExit(1)
         if HANGS in column:
+            _entered.set()
             _released.wait()
         chances = np.where(column[:, None] > 0, [0.9, 0.1], [0.2, 0.8])
         chances[column == NAN] = np.nan
@@ -62,9 +63,9 @@ def moody_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @asynccontextmanager
-async def serving(folder: Path, models: Path, **limits: Any) -> AsyncIterator[World]:
+async def serving(folder: Path, models: Path, *, max_rows: int = 100, **limits: Any) -> AsyncIterator[World]:
     """An application over a model service with limits of its own."""
-    service = await ModelService.open(models, allow_pickle=True, limits=LaneLimits(**limits))
+    service = await ModelService.open(models, allow_pickle=True, max_rows=max_rows, limits=LaneLimits(**limits))
     async with running(embedded_settings(folder, models=folder / "none"), "moody") as world:
         world.app.dependency_overrides[get_catalog] = lambda: service
         world.app.dependency_overrides[get_health_probes] = lambda: (service,)
@@ -74,6 +75,7 @@ async def serving(folder: Path, models: Path, **limits: Any) -> AsyncIterator[Wo
             _released.set()
             await service.aclose()
             _released.clear()
+            _entered.clear()
 
 
 async def lines(world: World) -> dict[str, tuple[str, str]]:
@@ -136,6 +138,20 @@ async def test_one_that_hangs_is_given_up_others_serve_and_it_is_well_when_it_re
             while (await ask(world, tenant.live, 1.0)).status_code != 200:
                 await anyio.sleep(0)
         assert (await lines(world))["model:moody"][0] != "down"
+
+
+async def test_429_concurrency_exceeded_is_one_tenants_and_costs_nothing(tmp_path: Path, moody_models: Path) -> None:
+    async with serving(tmp_path, moody_models, max_rows=3, max_share_rows=3) as world:
+        one, other = await world.tenant(), await world.tenant()
+        hanging = asyncio.create_task(ask(world, one.live, HANGS, 1.0))
+        assert await asyncio.to_thread(_entered.wait, BOUND_S)
+        refused = await ask(world, one.live, 1.5, 2.5)
+        assert problem(refused) == (429, "concurrency-exceeded")
+        assert refused.headers["retry-after"] == "1"
+        theirs = asyncio.create_task(ask(world, other.live, 1.5))
+        _released.set()
+        assert [(await each).status_code for each in (hanging, theirs)] == [200, 200]
+        assert [event["units"] for event in await world.events(one)] == [2]
 
 
 async def test_a_caller_who_leaves_takes_nobody_along(tmp_path: Path, moody_models: Path) -> None:

@@ -36,7 +36,13 @@ class ServedModel(Protocol):
         ...
 
     async def run(
-        self, rows: EncodedRows, indices: Sequence[int], options: OutputOptions, *, share: str
+        self,
+        rows: EncodedRows,
+        indices: Sequence[int],
+        options: OutputOptions,
+        *,
+        share: str,
+        deadline_s: float | None = None,
     ) -> list[bytes]:
         """Predict the rows at ``indices``; return each answer as a JSON object, in that order.
 
@@ -45,10 +51,11 @@ class ServedModel(Protocol):
             indices: the rows wanted, at least one.
             options: what each answer holds.
             share: whose queue it is; shares take turns.
+            deadline_s: how long the caller will wait; with a queue that takes longer, it need not begin.
 
         Raises:
             ConcurrencyExceeded: this share has too many rows waiting.
-            Overloaded: the queue is full or closed.
+            Overloaded: the queue is full or closed, or the wait would pass the deadline.
             ModelUnavailable: the model failed on these rows.
         """
         ...

@@ -1,10 +1,12 @@
 """Lanes: batch when busy, never wait when idle; fair, bounded, and safe from callers who leave and calls that hang."""
 
 import asyncio
+import random
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
 import orjson
@@ -359,6 +361,29 @@ async def test_a_wait_that_would_be_too_long_is_refused(model: Model) -> None:
         assert [await running, await queued] == [[b"2"], [b"4"]]
 
 
+async def test_who_cannot_wait_that_long_is_refused_at_once_and_who_can_is_not(model: Model) -> None:
+    async with lanes_with(max_batch_rows=1) as lanes:
+        gate = model.gates[0,] = threading.Event()
+        slow = await ask(lanes, model, 0)
+        await model.hold()
+        await asyncio.to_thread(threading.Event().wait, 0.1)
+        gate.set()
+        await slow  # so a run is known to take a tenth of a second, or more
+        model.started.clear()
+        model.gate.clear()
+        waiting = [await ask(lanes, model, 1)]
+        await model.hold()
+        waiting += [await ask(lanes, model, value) for value in (2, 3)]
+        hasty = lanes.submit(KEY, model, [(4,)], [b"4"], share="a", deadline_s=0.1)
+        with pytest.raises(Overloaded, match="wait") as caught:
+            await hasty
+        assert caught.value.retry_after_s >= 1
+        patient = asyncio.ensure_future(lanes.submit(KEY, model, [(4,)], [b"4"], share="a", deadline_s=60.0))
+        await asyncio.sleep(0)
+        model.gate.set()
+        assert await asyncio.gather(*waiting, patient) == [[b"2"], [b"4"], [b"6"], [b"8"]]
+
+
 async def test_a_stuck_call_is_given_up_shows_and_recovers(model: Model) -> None:
     model.gate.clear()
     async with lanes_with(stuck_after_s=0.05) as lanes:
@@ -444,27 +469,86 @@ async def test_lanes_that_were_not_started_take_no_rows(model: Model) -> None:
         lanes.start()
 
 
-async def processor_time_of_a_pause() -> float:
-    # Time has to pass for a thread that spins or polls to show.
-    used_s = time.process_time()
-    await asyncio.to_thread(threading.Event().wait, 0.3)
-    return time.process_time() - used_s
+def scheduled(thread: threading.Thread | None) -> str:
+    """How long and how often a thread has run so far: two equal answers, and it has slept between them."""
+    assert thread is not None
+    return Path(f"/proc/self/task/{thread.native_id}/schedstat").read_text()
 
 
-async def test_idle_threads_use_no_processor_time(model: Model) -> None:
+async def sleeps(*threads: threading.Thread | None) -> bool:
+    """Whether threads come to rest: none of them is woken once in half a second."""
+    for _ in range(10):
+        before = [scheduled(thread) for thread in threads]
+        # Time has to pass for a thread that spins or polls to show.
+        await asyncio.to_thread(threading.Event().wait, 0.5)
+        if [scheduled(thread) for thread in threads] == before:
+            return True
+    return False
+
+
+counts_wake_ups = pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel counts no wake-ups")
+
+
+@counts_wake_ups
+async def test_idle_threads_are_not_woken_once(model: Model) -> None:
     async with lanes_with(stuck_after_s=0.01) as lanes:
         await (await ask(lanes, model, 1))
-        assert await processor_time_of_a_pause() < 0.015
+        assert await sleeps(lanes._worker, lanes._watchdog)
 
 
-async def test_waiting_for_a_long_call_uses_no_processor_time(model: Model) -> None:
+@counts_wake_ups
+async def test_waiting_for_a_long_call_wakes_nobody(model: Model) -> None:
     model.gate.clear()
     async with lanes_with() as lanes:
         task = await ask(lanes, model, 1)
         await model.hold()
-        assert await processor_time_of_a_pause() < 0.015
+        assert await sleeps(lanes._worker, lanes._watchdog)
         model.gate.set()
         assert await task == [b"2"]
+
+
+@counts_wake_ups
+async def test_a_thread_that_polls_would_be_noticed() -> None:
+    ended = threading.Event()
+
+    def poll() -> None:
+        while not ended.wait(0.1):
+            pass
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    before = scheduled(thread)
+    await asyncio.to_thread(threading.Event().wait, 0.5)
+    assert scheduled(thread) != before
+    ended.set()
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_where_some_leave_and_some_rows_fail_everybody_else_gets_their_own(model: Model, seed: int) -> None:
+    """No neighbour's row is shifted, no batch hung by one who left, none failed by one, in any order of events."""
+    chance = random.Random(seed)
+    model.poison = {13, 77}
+    model.gate.clear()
+    calls: list[tuple[list[int], asyncio.Task[list[bytes]]]] = []
+    async with lanes_with(max_batch_rows=7, quantum_rows=3) as lanes:
+        for number in range(200):
+            values = [chance.randrange(100) for _ in range(chance.randint(1, 6))]
+            key = chance.choice([KEY, OTHER])
+            calls.append((values, await ask(lanes, model, *values, share=chance.choice("abc"), key=key)))
+            if chance.random() < 0.2:
+                chance.choice(calls)[1].cancel()
+            if number == 50:
+                model.gate.set()
+        async with asyncio.timeout(PATIENCE_S):
+            found = await asyncio.gather(*(task for _, task in calls), return_exceptions=True)
+    for (values, task), answers in zip(calls, found, strict=True):
+        if task.cancelled():
+            continue
+        if model.poison & set(values):
+            assert isinstance(answers, ModelUnavailable)
+        else:
+            assert answers == [orjson.dumps(2 * value) for value in values]
+    assert {type(each) for each in found} == {list, ModelUnavailable, asyncio.CancelledError}
 
 
 def test_callers_on_several_event_loops_share_the_lanes(model: Model) -> None:
