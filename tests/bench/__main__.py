@@ -11,6 +11,7 @@ site.py              all of these together
 table.py             how servers are measured in interleaved rounds; report.py writes it down
 comparisons.py       what is measured against what, and what it has to reach
 profile.py           a flame graph, and the microseconds of each stage
+estimators.py        another table: which runner each of scikit-learn's estimators gets
 ===================  ================================================================================
 """
 
@@ -21,6 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.bench import estimators
 from tests.bench.comparisons import comparisons
 from tests.bench.machine import split_cores
 from tests.bench.profile import profile
@@ -35,6 +37,13 @@ OUTPUT = PROJECT / "var" / "bench"
 def main(arguments: list[str]) -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure Forecourt beside bare servers.")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=("servers", "estimators"),
+        default="servers",
+        help="servers (default): beside bare ones; estimators: which runner each of scikit-learn's gets, and why",
+    )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each comparison")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each server's turn in a round")
     parser.add_argument("--only", default="", help="comparisons by their beginning, with commas: A,F")
@@ -44,7 +53,10 @@ def main(arguments: list[str]) -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
     workshop = Path(tempfile.mkdtemp(dir=OUTPUT))
     try:
-        (_profile if options.profile else _table)(workshop, options)
+        if options.what == "estimators":
+            _estimators(workshop)
+        else:
+            (_profile if options.profile else _table)(workshop, options)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
 
@@ -72,6 +84,18 @@ def _profile(workshop: Path, options: argparse.Namespace) -> None:
     (OUTPUT / "profile.md").write_text(report)
     sys.stdout.write(f"\n{report}\n")
     _say(f"report in {OUTPUT / 'profile.md'}, flame graph in {found.flame_graph}")
+
+
+def _estimators(workshop: Path) -> None:
+    began_s = time.monotonic()
+    found = []
+    for each in estimators.outcomes(workshop):
+        found.append(each)
+        _say(f"{each.estimator}: {each.runner.name if each.runner else each.refusal}")
+    report = estimators.markdown(found)
+    (OUTPUT / "estimators.md").write_text(report)
+    sys.stdout.write(f"\n{report}\n")
+    _say(f"{time.monotonic() - began_s:.0f} s; report in {OUTPUT / 'estimators.md'}")
 
 
 def _say(text: str) -> None:
