@@ -40,7 +40,7 @@ _ALIASES: Final = "aliases.json"
 _UNLOADED: Final = "unloaded.json"
 _LOCK: Final = ".lock"
 _MAX_ALIASES_BYTES: Final = 1024 * 1024
-_MAX_ARTIFACT_BYTES: Final = 4 * 1024**3
+MAX_ARTIFACT_BYTES: Final = 4 * 1024**3
 
 Fingerprint: TypeAlias = frozenset[tuple[str, int, int, int]]
 """The files of a version: name, inode, size, and time of change in ns."""
@@ -55,7 +55,7 @@ class ModelRepository:
     """Reads and writes a folder of models. Blocking: call it from a thread."""
 
     def __init__(
-        self, root: Path, *, max_artifact_bytes: int = _MAX_ARTIFACT_BYTES, is_signed: IsSigned | None = None
+        self, root: Path, *, max_artifact_bytes: int = MAX_ARTIFACT_BYTES, is_signed: IsSigned | None = None
     ) -> None:
         """Take the folder, and, where versions must be signed, the check of a signature."""
         self._root = root
