@@ -377,7 +377,7 @@ async def test_who_cannot_wait_that_long_is_refused_at_once_and_who_can_is_not(m
         hasty = lanes.submit(KEY, model, [(4,)], [b"4"], share="a", deadline_s=0.1)
         with pytest.raises(Overloaded, match="wait") as caught:
             await hasty
-        assert caught.value.retry_after_s >= 1
+        assert (caught.value.retry_after_s or 0) >= 1
         patient = asyncio.ensure_future(lanes.submit(KEY, model, [(4,)], [b"4"], share="a", deadline_s=60.0))
         await asyncio.sleep(0)
         model.gate.set()
