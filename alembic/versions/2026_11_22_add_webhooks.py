@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from alembic import op
 from backend.adapters.db.tables import NullableJson, UtcDateTime
 
-revision: str = "0012"
-down_revision: str | None = "0006"
+revision: str = "0008"
+down_revision: str | None = "0007"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 

@@ -8,7 +8,7 @@ from alembic import op
 from backend.adapters.db.tables import NullableJson, RowNumber, UtcDateTime
 
 revision: str = "0011"
-down_revision: str | None = "0013"
+down_revision: str | None = "0010"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 

@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from alembic import op
 from backend.adapters.db.tables import UtcDateTime
 
-revision: str = "0006"
-down_revision: str | None = "0010"
+revision: str = "0007"
+down_revision: str | None = "0006"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 

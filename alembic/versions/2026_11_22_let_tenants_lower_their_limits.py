@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from alembic import op
 from backend.adapters.db.tables import NullableJson
 
-revision: str = "0007"
-down_revision: str | None = "0012"
+revision: str = "0009"
+down_revision: str | None = "0008"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 

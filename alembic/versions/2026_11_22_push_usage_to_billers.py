@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from alembic import op
 from backend.adapters.db.tables import UtcDateTime
 
-revision: str = "0013"
-down_revision: str | None = "0007"
+revision: str = "0010"
+down_revision: str | None = "0009"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from alembic import op
 from backend.adapters.db.tables import NullableJson, UtcDateTime
 
-revision: str = "0010"
+revision: str = "0006"
 down_revision: str | None = "0005"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from alembic import op
 from backend.adapters.db.tables import NullableJson
 
-revision: str = "0014"
+revision: str = "0012"
 down_revision: str | None = "0011"
 branch_labels: str | Sequence[str] | None = None
 depends_on: str | Sequence[str] | None = None
