@@ -53,8 +53,8 @@ HANDED_OUT_BY = {
 """Ports that no route is given, and who is given them instead."""
 
 CONTRACT_ELSEWHERE = {
-    "ModelCatalog": "unit/model_service/test_model_service.py",
-    "ModelRollouts": "unit/model_service/test_model_rollouts.py",
+    "ModelCatalog": "integration/model_service/test_model_service.py",
+    "ModelRollouts": "integration/model_service/test_model_rollouts.py",
     "PasswordHasher": "unit/adapters/test_crypto_adapters.py",
     "KeyHasher": "unit/adapters/test_crypto_adapters.py",
     "Sealer": "unit/adapters/test_crypto_adapters.py",
@@ -66,7 +66,7 @@ CONTRACT_ELSEWHERE = {
     "HealthProbe": "api/test_health.py",
     "StrangerThrottle": "api/test_throttling.py",
     "Outbox": "contracts/test_mailers.py",
-    "OutboundHttp": "unit/adapters/test_outbound_http.py",
+    "OutboundHttp": "integration/test_outbound_http.py",
 }
 """Ports of one adapter, which are tested where it is: there is no second one to hold to the same contract."""
 

@@ -84,6 +84,7 @@ async def furnished(portal: BlockingPortal, world: World) -> Target:
     async def made(path: str, body: dict[str, Any]) -> str:
         return str((await world.client.post(path, json=body, headers=owner)).json()["id"])
 
+    webhook = await made("/v1/webhooks", {"url": "http://127.0.0.1:9/"})
     ids = {
         "key_id": tenant.test.id,
         "model": "iris",
@@ -96,6 +97,9 @@ async def furnished(portal: BlockingPortal, world: World) -> Target:
         # Not the callers' own: the operator's cases suspend it.
         "tenant_id": (await world.tenant()).id,
         "plan_id": seed_plans()[0].id,
+        "period": "2026-01",
+        "webhook_id": webhook,
+        "delivery_id": await made(f"/v1/webhooks/{webhook}/test", {}),
     }
     # Who asks to end a session must not end the caller's own.
     other = await world.log_in(tenant.owner_email)

@@ -73,6 +73,7 @@ OTHERS = {
     "POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver",
     "POST /v1/admin/tenants",
     "POST /v1/admin/plans",
+    "POST /v1/usage/adjustments",
 }
 each_creation = pytest.mark.parametrize("creation", CREATING.values(), ids=CREATING)
 

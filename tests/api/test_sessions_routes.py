@@ -246,7 +246,7 @@ async def test_an_operator_sees_and_ends_logins_too(world: World) -> None:
     tokens, other = await login(world, email), await login(world, email)
     me = (await world.client.get("/v1/me", headers=bearer(tokens))).json()
     assert (me["tenant"], me["role"], me["memberships"]) == (None, "operator", [])
-    assert me["scopes"] == ["admin", "models:read", "usage:all"]
+    assert me["scopes"] == ["admin", "billing:close", "models:read", "usage:adjust", "usage:all"]
     assert len(await sessions(world, tokens)) == 2
     [session] = [each for each in await sessions(world, other) if each["current"]]
     answer = await world.client.delete(f"/v1/me/sessions/{session['id']}", headers=bearer(tokens))

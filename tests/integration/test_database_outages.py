@@ -16,6 +16,7 @@ import redis as redis_client
 from sqlalchemy import text
 
 from backend.adapters.redis import keys
+from tests.api.conftest import SECRETS
 from tests.databases import connected, postgres_cut_off, writers_held_off
 from tests.integration.conftest import NewSite
 from tests.integration.customers import Customers
@@ -207,6 +208,9 @@ async def test_a_worker_drains_what_servers_kept(
         "REDIS_TIMEOUT_S": "1",
         "JOBS": "worker",
         "ENVIRONMENT": "demo",
+        # The worker's own: it opens what tenants' webhooks are signed with.
+        "SECRET_KEY": SECRETS["secret_key"],
+        "KEY_PEPPERS": SECRETS["key_peppers"],
     }
     async with under_load(make_site(**settings).start()) as outage:
         await outage.sells(FEW)

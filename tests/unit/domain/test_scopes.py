@@ -70,8 +70,8 @@ def test_viewers_change_nothing_and_predict_nothing() -> None:
     assert all(scope.endswith(":read") for scope in ROLE_SCOPES[Role.VIEWER])
 
 
-def test_the_billing_reader_reads_the_usage_of_all_tenants_and_nothing_else() -> None:
-    assert PLATFORM_ROLE_SCOPES[PlatformRole.BILLING_READER] == {Scope.USAGE_ALL}
+def test_the_billing_reader_reads_the_usage_of_all_tenants_and_closes_months_and_nothing_else() -> None:
+    assert PLATFORM_ROLE_SCOPES[PlatformRole.BILLING_READER] == {Scope.USAGE_ALL, Scope.BILLING_CLOSE}
 
 
 @given(scope_sets)
