@@ -26,6 +26,30 @@ class BreakerState(StrEnum):
     HALF_OPEN = "half-open"
 
 
+class BreakerMeter:
+    """What every breaker shows of itself: how often its state changed, and whether it lets calls through."""
+
+    def __init__(self, resource: str, metrics: Metrics) -> None:
+        self._shut = metrics.gauge(
+            "forecourt_breaker_open", "1 while calls are not let through, 0 while they are.", resource=resource
+        )
+        self._changes = {
+            state: metrics.counter(
+                "forecourt_breaker_transitions_total",
+                "Changes of a circuit breaker.",
+                resource=resource,
+                to=state.value,
+            )
+            for state in BreakerState
+        }
+        self._shut.set(0)
+
+    def changed(self, state: BreakerState, *, is_shut: bool) -> None:
+        """Count a change to a state."""
+        self._changes[state].add()
+        self._shut.set(float(is_shut))
+
+
 class Breaker:
     """Lets calls through or not. Ask :meth:`enter`, then tell what became of the call under the ticket it gave.
 
@@ -57,16 +81,7 @@ class Breaker:
         self._ticket = 0
         self._failures = 0
         self._rested_at_s = 0.0
-        self._open_gauge = metrics.gauge(
-            "forecourt_breaker_open", "1 while calls are not let through, 0 while they are.", resource=name
-        )
-        self._transitions = {
-            state: metrics.counter(
-                "forecourt_breaker_transitions_total", "Changes of a circuit breaker.", resource=name, to=state.value
-            )
-            for state in BreakerState
-        }
-        self._open_gauge.set(0)
+        self._meter = BreakerMeter(name, metrics)
 
     @property
     def state(self) -> BreakerState:
@@ -124,5 +139,4 @@ class Breaker:
         self._state = state
         self._ticket += 1
         self._failures = 0
-        self._transitions[state].add()
-        self._open_gauge.set(0 if state is BreakerState.CLOSED else 1)
+        self._meter.changed(state, is_shut=state is not BreakerState.CLOSED)

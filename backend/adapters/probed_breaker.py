@@ -18,7 +18,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
-from backend.adapters.breaker import BreakerState
+from backend.adapters.breaker import BreakerMeter, BreakerState
 from backend.services.ports import Metrics
 
 log = logging.getLogger(__name__)
@@ -47,16 +47,7 @@ class ProbedBreaker:
         self._wait_s = PROBE_AFTER_S
         self.state = BreakerState.CLOSED
         self.is_open = False
-        self._changes = {
-            state: metrics.counter(
-                "forecourt_breaker_transitions_total", "Changes of a circuit breaker.", resource=part, to=state.value
-            )
-            for state in BreakerState
-        }
-        self._shown = metrics.gauge(
-            "forecourt_breaker_open", "1 while calls are not let through, 0 while they are.", resource=part
-        )
-        self._shown.set(0)
+        self._meter = BreakerMeter(part, metrics)
 
     def failed(self, cause: str) -> None:
         """Note that a use failed: nobody else tries before a probe has succeeded."""
@@ -109,5 +100,4 @@ class ProbedBreaker:
     def _change(self, state: BreakerState) -> None:
         self.state = state
         self.is_open = state is BreakerState.OPEN
-        self._changes[state].add()
-        self._shown.set(float(self.is_open))
+        self._meter.changed(state, is_shut=self.is_open)
