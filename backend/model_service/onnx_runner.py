@@ -22,7 +22,7 @@ from backend.model_service.manifest import Row
 from backend.model_service.runners import Columns, Label, Runner, class_labels, finite
 
 # Since 1.29 onnxruntime reports to its maker what runs in it, unless this stands in the environment when it is loaded.
-os.putenv("ORT_DISABLE_TELEMETRY", "1")
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 try:
     import onnxruntime
