@@ -329,6 +329,17 @@ def clocked_world(request: pytest.FixtureRequest) -> ClockedWorld:
     return found
 
 
+class Drain:
+    """How much of a rate limit comes back while a test looks: limits refill by real time, on a slow machine by more."""
+
+    def __init__(self) -> None:
+        self._began_s = time.monotonic()
+
+    def within(self, left: int, least: int, per_minute: int) -> bool:
+        """Whether so much is left as was left at first, or as much more as may have come back since."""
+        return least <= left <= least + 1 + (time.monotonic() - self._began_s) * per_minute / 60
+
+
 @asynccontextmanager
 async def calling_from(world: World, address: str) -> AsyncIterator[AsyncClient]:
     """A client whose connection comes from an address."""

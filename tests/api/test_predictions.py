@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from backend.domain.scopes import Scope
-from tests.api.conftest import IRIS, World
+from tests.api.conftest import IRIS, Drain, World
 
 pytestmark = pytest.mark.anyio
 
@@ -155,28 +155,29 @@ async def test_headers_say_what_is_left_to_the_unit(world: World) -> None:
 
 async def test_429_over_the_rate_limit(world: World) -> None:
     tenant = await world.tenant("free")
-    assert (await world.predict(tenant.live, IRIS * 60)).status_code == 200
-    answer = await world.predict(tenant.live)
+    key = await world.key(tenant, rate_per_minute=2)
+    assert (await world.predict(key, IRIS * 2)).status_code == 200
+    answer = await world.predict(key)
     assert problem(answer) == (429, "rate-limited")
-    assert int(answer.headers["retry-after"]) in {1, 2}
+    assert 1 <= int(answer.headers["retry-after"]) <= 30
     assert answer.json()["retry_after"] == int(answer.headers["retry-after"])
     assert answer.headers["ratelimit"].startswith('"key";r=0;t=')
 
 
 async def test_a_key_with_a_limit_of_its_own_stops_before_its_tenant(world: World) -> None:
     tenant = await world.tenant()
-    narrow = await world.key(tenant, rate_per_minute=5)
-    assert (await world.predict(narrow, IRIS * 5)).status_code == 200
+    narrow = await world.key(tenant, rate_per_minute=2)
+    assert (await world.predict(narrow, IRIS * 2)).status_code == 200
     assert problem(await world.predict(narrow)) == (429, "rate-limited")
     assert (await world.predict(tenant.live)).status_code == 200
 
 
 async def test_l1_exactly_the_limit_of_four_times_as_many_concurrent_requests_passes(world: World) -> None:
     tenant = await world.tenant("free")
+    since = Drain()
     answers = await asyncio.gather(*(world.predict(tenant.live) for _ in range(240)))
     granted = sum(answer.status_code == 200 for answer in answers)
-    # GCRA gives a row back each second, so a slow run may pass one or two more.
-    assert 60 <= granted <= 63
+    assert since.within(granted, 60, 60), "GCRA gives a row back each second"
     assert {problem(answer) for answer in answers if answer.status_code != 200} == {(429, "rate-limited")}
 
 

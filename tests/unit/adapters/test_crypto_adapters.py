@@ -256,7 +256,7 @@ async def test_p4_without_an_account_no_password_verifies_not_even_the_dummys(pa
 
 @pytest.mark.anyio
 async def test_p4_without_an_account_the_same_hash_is_computed() -> None:
-    """The dummy has the parameters of all others; the times are compared where a whole login is."""
+    """The dummy has the parameters of all others; that each login computes one hash is tested where a login is."""
     strong = Argon2Passwords(memory_kib=32768, rounds=3)
     try:
         stored = await strong.hash("seven purple elephants dance")
