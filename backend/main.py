@@ -16,7 +16,7 @@ from backend.api.middleware import BodyBounds, BodyGuard, RequestContext
 from backend.api.openapi import build_openapi
 from backend.api.router import build_router
 from backend.api.throttling import AddressThrottle
-from backend.composition import open_resources
+from backend.composition.server import open_resources
 from backend.domain.clock import Clock
 from backend.logs import start_logging
 from backend.model_service.schema import input_schema, prediction_schema

@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backend import model_service
 from backend.adapters.crypto.model_signatures import Ed25519ModelSigner, UnusableSigningKey
 from backend.cli.console import JsonOption, explained, fail, opened, run, show
 from backend.composition import open_model_keys
@@ -14,11 +15,13 @@ from backend.domain.audit import OPERATOR, Action
 from backend.model_service.aliases import is_alias_name
 from backend.model_service.errors import ModelRefused, RegistrationError
 from backend.model_service.manifest import Candidate
-from backend.model_service.registration import Registered, register
 from backend.model_service.repository import ModelRepository
 from backend.model_service.rollouts import FolderRollouts
 from backend.services.rollouts import RolloutService
 from backend.settings import Settings
+
+if TYPE_CHECKING:
+    from backend.model_service import Registered
 
 app = typer.Typer(help="Register, sign, roll out and remove models.", no_args_is_help=True)
 
@@ -63,9 +66,9 @@ def add(
     if alias is not None and not is_alias_name(alias):
         fail("The alias must be letters, digits, '.', '-' and '_', at most 64, and not a number.")
 
-    async def work(settings: Settings) -> Registered:
+    async def work(settings: Settings) -> "Registered":
         async with _rollouts(settings) as rollouts:
-            registered = register(
+            registered = model_service.register(
                 settings.models,
                 pipeline,
                 name=name,

@@ -19,13 +19,13 @@ import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
 
+from backend import demo as first_start
 from backend.adapters.db.migrations import require_current, upgrade
 from backend.adapters.memory.metrics import NullMetrics
 from backend.cli.console import explained, fail, opened, run
 from backend.composition import load_signing_keys, open_jobs, open_metrics, open_outbox, secret_of
 from backend.composition.metering import open_metering
 from backend.composition.outbound import open_outbound
-from backend.demo.setup import DEMO_FILE, one_at_a_time, prepare_environment, set_up
 from backend.logs import start_logging
 from backend.settings import Settings
 from backend.worker import JobRunner
@@ -59,15 +59,15 @@ def demo(
     with explained():
         listener = _listen(os.environ.get("FORECOURT_HOST", "127.0.0.1"), _port_from_environment()) if serving else None
         base_url = _base_url(listener)
-        with one_at_a_time(folder):
-            prepare_environment(folder, base_url)
+        with first_start.one_at_a_time(folder):
+            first_start.prepare_environment(folder, base_url)
             settings = Settings()
-            content = set_up(settings, folder, base_url, _say)
+            content = first_start.set_up(settings, folder, base_url, _say)
         if listener is None:
-            _say(f"ready to serve; credentials are in {folder / DEMO_FILE}")
+            _say(f"ready to serve; credentials are in {folder / first_start.DEMO_FILE}")
             return
         _say("starting the server")
-        _serve(settings, listener, lambda: _welcome(content, folder / DEMO_FILE))
+        _serve(settings, listener, lambda: _welcome(content, folder / first_start.DEMO_FILE))
 
 
 def migrate() -> None:

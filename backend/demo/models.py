@@ -26,8 +26,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from backend.model_service.artifacts import dump_artifact
-from backend.model_service.fitted import one_native_thread
 from backend.model_service.manifest import ArtifactFormat
+from backend.model_service.native_threads import one_native_thread
 from backend.model_service.registration import Registered, register
 from backend.model_service.repository import ModelRepository
 

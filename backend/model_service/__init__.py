@@ -8,8 +8,8 @@ aliases, signatures, repository                     the folder: verified reads, 
 artifacts, trusted_types, fitted, tree_bounds       fitted pipelines as bytes, and what of them is trusted
 values, encoding                                    from a request's rows to typed values, or to what is wrong where
 batch, runners, answers                             from typed values to arrays, to columns of answers, to JSON
-folded, treelite_runner, runner_kinds               faster runners for some pipelines
-probes, gate, rebuilt                               whether one answers as scikit-learn, at registration and at load
+folded, treelite_runner, onnx_runner, runner_kinds  faster runners for some pipelines
+comparison, timing, probes, gate, rebuilt           whether one answers as scikit-learn, at registration and at load
 calls, lane, batching, lanes                        batch when busy, never wait when idle
 served, shelf, loading, service                     one loaded version, all of a model, all models
 pipelines, encoders, sample, evaluation,            from a fitted pipeline and a CSV sample to a published version
@@ -18,12 +18,17 @@ schema                                              inputs and answers as JSON S
 ==================================================  ===============================================================
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
 from backend.model_service.errors import ModelRefused, RegistrationError
-from backend.model_service.lanes import LaneLimits
-from backend.model_service.pipelines import load_pipeline_file
-from backend.model_service.registration import Registered, register
+from backend.model_service.lane_limits import LaneLimits
 from backend.model_service.schema import input_schema, prediction_schema
 from backend.model_service.service import ModelService
+
+if TYPE_CHECKING:
+    from backend.model_service.pipelines import load_pipeline_file
+    from backend.model_service.registration import Registered, register
 
 __all__ = [
     "LaneLimits",
@@ -36,3 +41,16 @@ __all__ = [
     "prediction_schema",
     "register",
 ]
+
+_LATE: Final = {
+    "Registered": "backend.model_service.registration",
+    "load_pipeline_file": "backend.model_service.pipelines",
+    "register": "backend.model_service.registration",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import what registration needs when it is first asked for (PEP 562): a server never is."""
+    if name in _LATE:
+        return getattr(import_module(_LATE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,25 +1,18 @@
-"""What a candidate is worth: the same answers as the pipeline, a held-out metric, and the time of one row."""
+"""What a candidate is worth: the same answers as the pipeline, and a held-out metric."""
 
 from collections.abc import Sequence
-from statistics import median
-from time import perf_counter
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import log_loss, mean_absolute_error, r2_score
 
-from backend.domain.models import OutputOptions, Task
+from backend.domain.models import Task
 from backend.model_service.errors import RegistrationError
-from backend.model_service.manifest import Row
-from backend.model_service.runners import Columns, Label, Runner, label_name
+from backend.model_service.runners import Columns, Label, label_name
 
 PARITY_TOLERANCE: Final = 1e-9
 """Threads add a forest's votes in any order, which moves the last digits; nothing else may."""
-
-_WARM_UP_RUNS: Final = 3
-_MAX_RUNS: Final = 40
-_MAX_TIMING_S: Final = 0.03
 
 
 def check_parity(pipeline: Any, data: Any, answered: Columns) -> None:
@@ -50,25 +43,6 @@ def held_out_metrics(task: Task, truth: Sequence[str], answered: Columns, classe
     """
     metrics = _regression(truth, answered) if task is Task.REGRESSION else _classification(truth, answered, classes)
     return metrics | {"held_out_rows": float(len(truth))}
-
-
-def measure_one_row_us(*runners: Runner, row: Row) -> list[float]:
-    """Return each runner's median time of predicting one row, in microseconds.
-
-    They take turns, so that whatever else the machine does meanwhile slows all of them.
-    """
-    options = OutputOptions()
-    times_s: list[list[float]] = [[] for _ in runners]
-    ends_at_s = perf_counter() + _MAX_TIMING_S * len(runners)
-    for turn in range(_WARM_UP_RUNS + _MAX_RUNS):
-        for runner, own in zip(runners, times_s, strict=True):
-            started_s = perf_counter()
-            runner.predict([row], options)
-            if turn >= _WARM_UP_RUNS:
-                own.append(perf_counter() - started_s)
-        if turn >= _WARM_UP_RUNS and perf_counter() > ends_at_s:
-            break
-    return [round(median(own) * 1e6, 1) for own in times_s]
 
 
 def _close(expected: Any, answered: Any) -> bool:

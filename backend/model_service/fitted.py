@@ -1,11 +1,9 @@
-"""What a fitted model holds, and how many threads it may start."""
+"""What a fitted model holds, and that it starts no threads of its own."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
 
 def reachable(root: object) -> Iterator[object]:
@@ -31,18 +29,6 @@ def run_single_threaded(model: object) -> None:
     for thing in reachable(model):
         if isinstance(thing, BaseEstimator) and getattr(thing, "n_jobs", None) is not None:
             thing.n_jobs = 1
-
-
-def one_native_thread() -> AbstractContextManager[object]:
-    """Keep compiled loops on the calling thread, from the call on; used as a context, until its end.
-
-    Hist-boosting (OpenMP) splits even one row over all cores, and matrix products (BLAS) do: no sooner done, and where
-    another process wants a core they spin in wait for each other. A network of two layers of 256 took 139 µs for a row
-    with one BLAS thread and 1,097 µs with two, on two busy cores. OpenMP keeps its number per thread; BLAS has one for
-    the process, which is what a server of many callers wants.
-    """
-    limits: AbstractContextManager[object] = threadpool_limits(1)
-    return limits
 
 
 def _parts(thing: object) -> Iterator[object]:

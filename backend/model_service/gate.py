@@ -1,7 +1,7 @@
 """The parity gate: which runner serves a fitted pipeline, decided by measurement.
 
 Every faster runner answers the sample, requests at the rim and, for trees, the rows around every split; scikit-learn
-answers the same. One label flipped, or one number further away than :data:`TOLERANCE`, and the runner is out, with the
+answers the same. One label flipped, or one number further away than the tolerance, and the runner is out, with the
 reason. Of those that are left, and scikit-learn itself, the fastest serves.
 
 Converters are silently wrong in known cases: forests trained with gaps, hist-boosting with categories that training
@@ -10,7 +10,7 @@ never saw, hist-boosting rows that lie on the edge of a bin. Nothing here knows 
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Final, TypeVar
 
@@ -19,59 +19,24 @@ import pandas as pd
 
 from backend.domain.models import Feature, OutputOptions, Task
 from backend.model_service.batch import BatchBuilder
+from backend.model_service.comparison import OPTIONS, Comparison
 from backend.model_service.errors import RunnerUnsuited
-from backend.model_service.evaluation import measure_one_row_us
 from backend.model_service.manifest import Candidate, Row, RunnerArtifact, RunnerChoice, Verdict
-from backend.model_service.onnx_runner import ONNX_FILE, OnnxRunner
+from backend.model_service.onnx_conversion import convert
+from backend.model_service.onnx_runner import ONNX, ONNX_FILE, OnnxRunner
 from backend.model_service.probes import PROBED_TREES, rim_rows, split_rows, tree_rows
-from backend.model_service.runner_kinds import FASTER_RUNNERS, MakeRunner
+from backend.model_service.runner_kinds import REBUILT, MakeRunner
 from backend.model_service.runners import SCIKIT_LEARN, Columns, Runner, SklearnRunner, apart
+from backend.model_service.timing import measure_one_row_us
 from backend.model_service.treelite_runner import TreeliteRunner
-
-TOLERANCE: Final = 1e-6
-"""Largest difference of a probability, or of a number relative to its own size where that is above one."""
 
 _BATCH: Final = 2_048
 _BASE_ROWS: Final = 200
-_OPTIONS: Final = (OutputOptions(), OutputOptions(probabilities=False))
+
+FASTER_RUNNERS: Final[dict[str, MakeRunner]] = {**REBUILT, ONNX: convert}
+"""What may stand in for scikit-learn where it answers the same."""
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Comparison:
-    """How far a runner's answers are from scikit-learn's, over all rows so far."""
-
-    rows: int = 0
-    flipped: int = 0
-    max_difference: float = 0.0
-
-    @property
-    def is_same(self) -> bool:
-        """Whether the runner may serve."""
-        return not self.flipped and self.max_difference <= TOLERANCE
-
-    def add(self, expected: Columns, answered: Columns) -> None:
-        """Compare answers to the same rows."""
-        if expected.labels is not None:
-            self.rows += len(expected.labels)
-            pairs = zip(expected.labels, answered.labels or (), strict=True)
-            self.flipped += sum(left != right for left, right in pairs)
-        for left, right in ((expected.probabilities, answered.probabilities), (expected.values, answered.values)):
-            if left is None and right is None:
-                continue
-            if left is None or right is None or left.shape != right.shape:
-                self.max_difference = float("inf")
-                continue
-            self.rows += len(left) if expected.labels is None else 0
-            size = np.maximum(1.0, np.abs(left))
-            self.max_difference = max(self.max_difference, float((np.abs(left - right) / size).max(initial=0.0)))
-
-    def fault(self) -> str:
-        """Say what is wrong."""
-        if self.flipped:
-            return f"{self.flipped} of {self.rows} labels are not scikit-learn's"
-        return f"a number differs from scikit-learn's by {self.max_difference:.1e}"
 
 
 def choose_runner(
@@ -114,15 +79,6 @@ def choose_runner(
     return choice, chosen
 
 
-def same_on(reference: Runner, runner: Runner, rows: Sequence[Row]) -> bool:
-    """Whether a runner answers a few rows as the reference does, with and without probabilities."""
-    comparison = Comparison()
-    for options in _OPTIONS:
-        for row in rows:
-            comparison.add(reference.predict([row], options), runner.predict([row], options))
-    return comparison.is_same
-
-
 def _try(
     name: str,
     runner: Runner,
@@ -134,12 +90,12 @@ def _try(
 ) -> Candidate:
     comparison = Comparison()
     try:
-        for options in _OPTIONS:
+        for options in OPTIONS:
             _compare(comparison, probes, *_over_rows(reference, runner, options))
         if isinstance(runner, TreeliteRunner):
             _compare_splits(comparison, runner, reference, inputs, rows)
         elif type(apart(model)[1]) in PROBED_TREES:
-            _compare(comparison, split_rows(model, inputs, rows), *_over_rows(reference, runner, _OPTIONS[0]))
+            _compare(comparison, split_rows(model, inputs, rows), *_over_rows(reference, runner, OPTIONS[0]))
     except Exception as error:  # noqa: BLE001 - what scikit-learn answers, a runner may not refuse
         reason = f"it fails where scikit-learn answers ({type(error).__name__})"
         return Candidate(name=name, verdict=Verdict.DIFFERENT, reason=reason)
@@ -183,8 +139,8 @@ def _compare_splits(
     _compare(
         comparison,
         list(tree_rows(final, prepared, gaps=gaps)),
-        lambda batch: reference.answer(as_fitted(batch), len(batch), _OPTIONS[0]),
-        lambda batch: runner.answer(as_fitted(batch), len(batch), _OPTIONS[0]),
+        lambda batch: reference.answer(as_fitted(batch), len(batch), OPTIONS[0]),
+        lambda batch: runner.answer(as_fitted(batch), len(batch), OPTIONS[0]),
     )
 
 

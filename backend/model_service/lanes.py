@@ -13,7 +13,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from math import ceil
 from time import monotonic
 from typing import Final
@@ -22,6 +21,7 @@ from backend.domain.errors import ConcurrencyExceeded, ForecourtError, ModelUnav
 from backend.model_service.batching import count_batch, run_batch
 from backend.model_service.calls import Call, Reply, Work, deliver
 from backend.model_service.lane import Execute, Lane, LaneKey, Outcome
+from backend.model_service.lane_limits import LaneLimits
 from backend.model_service.manifest import Row
 from backend.model_service.meters import ModelMeter
 
@@ -29,24 +29,6 @@ logger = logging.getLogger(__name__)
 
 _RETRY_AFTER_S: Final = 1
 _LATEST_RUN_WEIGHT: Final = 0.2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneLimits:
-    """Bounds of the queues, in rows and seconds.
-
-    ``max_share_rows`` is one share's waiting rows in one lane; ``max_waiting_rows`` is everybody's in all lanes.
-    ``quantum_rows`` is what a share gives in one turn. ``max_wait_s`` is the longest estimated wait that is still
-    accepted. ``drain_s`` is how long a shutdown waits for queued rows.
-    """
-
-    max_batch_rows: int = 256
-    quantum_rows: int = 32
-    max_share_rows: int = 4_000
-    max_waiting_rows: int = 40_000
-    max_wait_s: float = 30.0
-    stuck_after_s: float = 30.0
-    drain_s: float = 10.0
 
 
 class Lanes:
@@ -138,6 +120,13 @@ class Lanes:
         """Return the models of which a call has been running for too long."""
         with self._lock:
             return frozenset(lane.key.model for lane in self._lanes.values() if lane.stuck)
+
+    def renew_worker(self) -> None:
+        """Let a thread that is prepared now take the place of the one that runs, once that has done its batch."""
+        with self._lock:
+            if self._worker is not None and not self._closing:
+                self._start_worker()
+                self._work_ready.notify_all()
 
     def is_serving(self) -> bool:
         """Whether new rows are taken."""

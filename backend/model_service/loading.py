@@ -6,16 +6,24 @@ is no moment without it. What cannot be loaded keeps what served before, and say
 
 import logging
 from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 from backend.model_service.errors import ModelRefused
-from backend.model_service.fitted import one_native_thread
 from backend.model_service.lanes import Lanes
+from backend.model_service.native_threads import one_native_thread
 from backend.model_service.repository import Fingerprint, ModelRepository
-from backend.model_service.served import LoadedModel, load_model
 from backend.model_service.shelf import Shelf
 from backend.services.ports.metrics import Metrics
 
+if TYPE_CHECKING:
+    from backend.model_service.served import LoadedModel
+
 logger = logging.getLogger(__name__)
+
+_SERVED: Final = "backend.model_service.served"
+"""Imported by name, with the first model: numpy, pandas and scikit-learn are seconds of a start and a hundred megabytes
+of memory, which whoever serves no model does without."""
 
 
 class Loader:
@@ -36,6 +44,7 @@ class Loader:
         self._max_rows = max_rows
         self._metrics = metrics
         self._seen: dict[tuple[str, str], Fingerprint] = {}
+        self._is_equipped = False
         self.loads = 0
 
     def load(self, current: Mapping[str, Shelf]) -> dict[str, Shelf]:
@@ -46,8 +55,16 @@ class Loader:
         """
         if current:
             self._repository.require_readable()
+        names = self._repository.names()
+        is_first = bool(names) and not self._is_equipped
+        if is_first:
+            import_module(_SERVED)
+            self._is_equipped = True
         with one_native_thread():  # as on the worker: what is measured here is what it will be
-            shelves = {name: self._shelf(name, current.get(name)) for name in self._repository.names()}
+            shelves = {name: self._shelf(name, current.get(name)) for name in names}
+        if is_first:
+            # A worker that runs already was prepared before the compiled libraries came.
+            self._lanes.renew_worker()
         found = {(name, version) for name, shelf in shelves.items() for version in (*shelf.versions, *shelf.failed)}
         self._seen = {key: mark for key, mark in self._seen.items() if key in found}
         return {name: shelf for name, shelf in shelves.items() if shelf.versions or shelf.failed or shelf.unloaded}
@@ -97,9 +114,11 @@ class Loader:
                 aliases_fault=refused.reason,
             )
 
-    def _version(self, name: str, version: str, before: LoadedModel | None) -> tuple[LoadedModel | None, str | None]:
+    def _version(
+        self, name: str, version: str, before: "LoadedModel | None"
+    ) -> "tuple[LoadedModel | None, str | None]":
         try:
-            loaded = load_model(
+            loaded: LoadedModel = import_module(_SERVED).load_model(
                 self._repository,
                 name,
                 version,

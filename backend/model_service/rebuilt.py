@@ -13,13 +13,13 @@ from typing import Any
 
 from backend.domain.errors import SchemaMismatch
 from backend.model_service.batch import BatchBuilder
+from backend.model_service.comparison import same_on
 from backend.model_service.encoding import RowEncoder
 from backend.model_service.errors import ModelRefused, RunnerUnsuited
-from backend.model_service.evaluation import measure_one_row_us
-from backend.model_service.gate import same_on
 from backend.model_service.manifest import Manifest, Row, RunnerChoice, Verdict
-from backend.model_service.runner_kinds import REBUILDABLE, make_runner
+from backend.model_service.runner_kinds import REBUILT, make_runner
 from backend.model_service.runners import SCIKIT_LEARN, Runner, SklearnRunner
+from backend.model_service.timing import measure_one_row_us
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def rebuild_runner(
 def _next_best(manifest: Manifest, model: Any, reference: Runner, rows: Sequence[Row]) -> tuple[str, Runner]:
     """Return the fastest of those that answered as scikit-learn at registration, and do so here; else the reference."""
     builder = BatchBuilder(manifest.inputs, manifest.container)
-    same = [each for each in manifest.runner.candidates if each.verdict is Verdict.SLOWER and each.name in REBUILDABLE]
+    same = [each for each in manifest.runner.candidates if each.verdict is Verdict.SLOWER and each.name in REBUILT]
     for candidate in sorted(same, key=lambda each: each.one_row_us or inf):
         try:
             runner = make_runner(candidate.name, model, manifest.task, builder)

@@ -18,10 +18,10 @@ from backend.model_service.batch import BatchBuilder
 from backend.model_service.encoding import RowEncoder
 from backend.model_service.errors import ModelRefused, ModelServiceError, RegistrationError, WrongAnswer
 from backend.model_service.evaluation import check_parity, held_out_metrics
-from backend.model_service.fitted import one_native_thread
 from backend.model_service.gate import choose_runner
 from backend.model_service.magnitudes import with_limits
 from backend.model_service.manifest import ArtifactFormat, Container, Manifest, Row, RunnerChoice, is_version_name
+from backend.model_service.native_threads import one_native_thread
 from backend.model_service.onnx_runner import OnnxRunner
 from backend.model_service.pipelines import container_of, load_pipeline_file, predicts, task_of, write_pipeline
 from backend.model_service.repository import ModelRepository

@@ -7,7 +7,6 @@ from backend.domain.models import Task
 from backend.model_service.batch import BatchBuilder
 from backend.model_service.errors import ModelRefused
 from backend.model_service.folded import fold
-from backend.model_service.onnx_conversion import convert
 from backend.model_service.onnx_runner import ONNX, load_graph
 from backend.model_service.runners import SCIKIT_LEARN, Runner, SklearnRunner
 from backend.model_service.treelite_runner import compile_trees
@@ -17,11 +16,7 @@ MakeRunner: TypeAlias = Callable[[Any, Task, BatchBuilder], Runner]
 FOLDED_LINEAR: Final = "folded-linear"
 TREELITE: Final = "treelite"
 
-FASTER_RUNNERS: Final[dict[str, MakeRunner]] = {FOLDED_LINEAR: fold, TREELITE: compile_trees, ONNX: convert}
-"""What may stand in for scikit-learn where the parity gate lets it."""
-
-
-REBUILDABLE: Final = frozenset({FOLDED_LINEAR, TREELITE})
+REBUILT: Final[dict[str, MakeRunner]] = {FOLDED_LINEAR: fold, TREELITE: compile_trees}
 """Those that are made from the fitted pipeline alone, wherever it is loaded."""
 
 
@@ -40,6 +35,6 @@ def make_runner(name: str, model: Any, task: Task, builder: BatchBuilder, artifa
         if artifact is None:
             raise ModelRefused("The manifest names no graph for its runner.")
         return load_graph(artifact, model, task, reference, builder)
-    if name not in FASTER_RUNNERS:
+    if name not in REBUILT:
         raise ModelRefused("The manifest names a runner that this release does not have.")
-    return FASTER_RUNNERS[name](model, task, builder)
+    return REBUILT[name](model, task, builder)

@@ -3,23 +3,26 @@
 import asyncio
 import logging
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from backend.domain.errors import ModelNotFound
 from backend.domain.health import HealthStatus, ResourceHealth
 from backend.domain.models import ModelRef, ModelSummary
 from backend.model_service.aliases import main_version
 from backend.model_service.encoding import DEFAULT_MAX_ROWS
-from backend.model_service.fitted import one_native_thread
-from backend.model_service.lanes import LaneLimits, Lanes
+from backend.model_service.lane_limits import LaneLimits
+from backend.model_service.lanes import Lanes
 from backend.model_service.loading import Loader
 from backend.model_service.meters import ShadowMeter, SilentMetrics
+from backend.model_service.native_threads import one_native_thread
 from backend.model_service.repository import ModelRepository, version_order
-from backend.model_service.served import LoadedModel
 from backend.model_service.shadows import Shadow, ShadowWorker
 from backend.model_service.shelf import Shelf
 from backend.model_service.signatures import IsSigned
 from backend.services.ports.metrics import Metrics
+
+if TYPE_CHECKING:
+    from backend.model_service.served import LoadedModel
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +113,7 @@ class ModelService:
         """How many artifacts have been loaded since the start: one per version, however many requests came."""
         return self._loader.loads
 
-    def resolve(self, reference: ModelRef, caller_label: str = "") -> LoadedModel:
+    def resolve(self, reference: ModelRef, caller_label: str = "") -> "LoadedModel":
         """Return the version that a reference names: a version, an alias, or for a bare name the default.
 
         An alias that is shared between versions gives a caller the same one each time.

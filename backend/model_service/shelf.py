@@ -1,10 +1,13 @@
 """One model on the shelf: its versions and aliases, and which version a reference means."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from backend.domain.errors import ModelNotFound, ModelUnavailable
 from backend.model_service.aliases import SHADOW, STABLE, Aliases, version_for
-from backend.model_service.served import LoadedModel
+
+if TYPE_CHECKING:
+    from backend.model_service.served import LoadedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +18,7 @@ class Shelf:
     they were read once, even if the file is damaged now.
     """
 
-    versions: dict[str, LoadedModel]
+    versions: "dict[str, LoadedModel]"
     failed: dict[str, str]
     unloaded: frozenset[str] = frozenset()
     unloaded_is_known: bool = True
@@ -24,7 +27,7 @@ class Shelf:
     aliases_are_known: bool = True
     aliases_fault: str | None = None
 
-    def find(self, selector: str | None, caller_label: str = "") -> LoadedModel:
+    def find(self, selector: str | None, caller_label: str = "") -> "LoadedModel":
         """Return the version that a selector means to a caller: a version, an alias, or None for the default.
 
         Raises:
@@ -42,7 +45,7 @@ class Shelf:
             )
         return loaded
 
-    def shadow(self) -> LoadedModel | None:
+    def shadow(self) -> "LoadedModel | None":
         """Return the version that gets the rows of the others as well, where there is one that serves."""
         return self.versions.get(self.aliases[SHADOW][0].version) if SHADOW in self.aliases else None
 

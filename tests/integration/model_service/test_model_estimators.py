@@ -13,7 +13,7 @@ from sklearn.linear_model import Ridge
 
 from backend.domain.models import ModelRef, OutputOptions
 from backend.model_service import ModelService, RegistrationError, register
-from backend.model_service.gate import TOLERANCE
+from backend.model_service.comparison import TOLERANCE
 from tests.estimators import NUMBERS, fitted, kinds
 
 # What cannot be served says so: several outputs, other kinds of data, or a model that no file can hold.

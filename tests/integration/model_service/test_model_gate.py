@@ -28,8 +28,9 @@ from sklearn.preprocessing import MaxAbsScaler, MinMaxScaler, OneHotEncoder, Rob
 from backend.domain.models import Feature, FeatureType, OutputOptions, Task
 from backend.model_service import register
 from backend.model_service.batch import BatchBuilder
+from backend.model_service.comparison import TOLERANCE
 from backend.model_service.errors import RunnerUnsuited
-from backend.model_service.gate import TOLERANCE, choose_runner
+from backend.model_service.gate import choose_runner
 from backend.model_service.manifest import Candidate, Container, Row, RunnerChoice, Verdict
 from backend.model_service.onnx_runner import ONNX
 from backend.model_service.probes import tree_rows

@@ -15,7 +15,8 @@ import pytest
 from backend.domain.errors import ConcurrencyExceeded, ModelUnavailable, Overloaded
 from backend.domain.models import OutputOptions
 from backend.model_service.lane import LaneKey
-from backend.model_service.lanes import LaneLimits, Lanes
+from backend.model_service.lane_limits import LaneLimits
+from backend.model_service.lanes import Lanes
 from backend.model_service.manifest import Row
 
 pytestmark = pytest.mark.anyio

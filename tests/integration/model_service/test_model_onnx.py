@@ -39,8 +39,9 @@ from backend.adapters.db.migrations import PROJECT
 from backend.domain.models import Feature, FeatureType, ModelRef, OutputOptions, Task
 from backend.model_service import ModelService, register
 from backend.model_service.batch import BatchBuilder
+from backend.model_service.comparison import TOLERANCE
 from backend.model_service.errors import ModelRefused, RunnerUnsuited
-from backend.model_service.gate import TOLERANCE, choose_runner
+from backend.model_service.gate import choose_runner
 from backend.model_service.manifest import Candidate, Container, Manifest, Row, RunnerArtifact, Verdict
 from backend.model_service.onnx_conversion import convert
 from backend.model_service.onnx_runner import NOT_INSTALLED, ONNX, ONNX_FILE, OnnxRunner

@@ -24,8 +24,8 @@ from backend.model_service import LaneLimits, ModelService
 from backend.model_service.aliases import WeightedVersion
 from backend.model_service.answers import AnswerWriter
 from backend.model_service.artifacts import load_artifact
+from backend.model_service.comparison import TOLERANCE
 from backend.model_service.encoding import RowEncoder
-from backend.model_service.gate import TOLERANCE
 from backend.model_service.lanes import Lanes
 from backend.model_service.loading import Loader
 from backend.model_service.manifest import ArtifactFormat, Manifest, Row
@@ -413,7 +413,7 @@ POOLS = """
 import threading
 import numpy, scipy.linalg, sklearn.ensemble, treelite
 from threadpoolctl import threadpool_info
-from backend.model_service.fitted import one_native_thread
+from backend.model_service.native_threads import one_native_thread
 
 def work():
     one_native_thread()
