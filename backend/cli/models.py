@@ -1,6 +1,6 @@
 """``forecourt models``: the model repository."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +15,7 @@ from backend.domain.audit import OPERATOR, Action
 from backend.model_service.aliases import is_alias_name
 from backend.model_service.errors import ModelRefused, RegistrationError
 from backend.model_service.manifest import Candidate
+from backend.model_service.releases import check_libraries
 from backend.model_service.repository import ModelRepository
 from backend.model_service.rollouts import FolderRollouts
 from backend.services.rollouts import RolloutService
@@ -50,6 +51,14 @@ async def _rollouts(settings: Settings) -> AsyncIterator[RolloutService]:
     """Open the audit log, without which nothing here is changed, and the folder of models."""
     async with opened(settings) as shared, shared.database.unit_of_work() as unit:
         yield RolloutService(unit=unit, rollouts=FolderRollouts(ModelRepository(settings.models)))
+
+
+def _roll_out(change: Callable[[RolloutService], Awaitable[None]]) -> None:
+    async def work(settings: Settings) -> None:
+        async with _rollouts(settings) as rollouts:
+            await change(rollouts)
+
+    run(work)
 
 
 @app.command("add")
@@ -122,6 +131,7 @@ def list_models(as_json: JsonOption = False) -> None:
         for version in repository.versions(name):
             try:
                 manifest = repository.manifest(name, version)
+                check_libraries(manifest)
             except ModelRefused as refused:
                 rows.append(_row(name, version, problem=refused.reason))
                 continue
@@ -145,13 +155,13 @@ def show_model(name: NameArgument, version: VersionArgument) -> None:
 
 @app.command("verify")
 def verify(as_json: JsonOption = False) -> None:
-    """Check every version's signature, manifest and digest; leave with status 1 if one does not hold."""
+    """Check every version's signature, manifest, digests and libraries; leave with status 1 if one does not hold."""
     repository, _ = _repository()
     rows: list[dict[str, object]] = []
     for name in repository.names():
         for version in repository.versions(name):
             try:
-                repository.check(name, version)
+                check_libraries(repository.check(name, version))
             except ModelRefused as refused:
                 rows.append({"name": name, "version": version, "verdict": refused.reason})
             else:
@@ -194,15 +204,10 @@ def alias(
     if bool(targets) == remove:
         fail("Name the versions, or --remove.")
     weighted = dict(_weighted(target) for target in targets or ())
-
-    async def work(settings: Settings) -> None:
-        async with _rollouts(settings) as rollouts:
-            if remove:
-                await rollouts.remove_alias(OPERATOR, name, alias)
-            else:
-                await rollouts.set_alias(OPERATOR, name, alias, weighted)
-
-    run(work)
+    if remove:
+        _roll_out(lambda rollouts: rollouts.remove_alias(OPERATOR, name, alias))
+    else:
+        _roll_out(lambda rollouts: rollouts.set_alias(OPERATOR, name, alias, weighted))
     typer.echo(f"{name}@{alias} " + (f"is {', '.join(targets)}" if targets else "is removed"))
 
 
@@ -216,24 +221,14 @@ def _weighted(text: str) -> tuple[str, int]:
 @app.command("unload")
 def unload(name: NameArgument, version: VersionArgument) -> None:
     """Keep a version from being served until it is loaded again. Servers let go of it within seconds."""
-
-    async def work(settings: Settings) -> None:
-        async with _rollouts(settings) as rollouts:
-            await rollouts.unload(OPERATOR, name, version)
-
-    run(work)
+    _roll_out(lambda rollouts: rollouts.unload(OPERATOR, name, version))
     typer.echo(f"{name}@{version} is unloaded")
 
 
 @app.command("load")
 def load(name: NameArgument, version: VersionArgument) -> None:
     """Let a version be served again that was unloaded. Servers load it within seconds."""
-
-    async def work(settings: Settings) -> None:
-        async with _rollouts(settings) as rollouts:
-            await rollouts.load(OPERATOR, name, version)
-
-    run(work)
+    _roll_out(lambda rollouts: rollouts.load(OPERATOR, name, version))
     typer.echo(f"{name}@{version} is loaded again")
 
 

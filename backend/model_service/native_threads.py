@@ -9,9 +9,10 @@ def one_native_thread() -> AbstractContextManager[object]:
     """Keep compiled loops on the calling thread, from the call on; used as a context, until its end.
 
     Hist-boosting (OpenMP) splits even one row over all cores, and matrix products (BLAS) do: no sooner done, and where
-    another process wants a core they spin in wait for each other. A network of two layers of 256 took 139 µs for a row
-    with one BLAS thread and 1,097 µs with two, on two busy cores. OpenMP keeps its number per thread; BLAS has one for
-    the process, which is what a server of many callers wants.
+    another process wants a core they spin in wait for each other. Two processes on two cores, each predicting single
+    rows with a hist-boosting model of 100 rounds, answered 1,200 rows a second between them this way, and without it
+    between 13 and 31. OpenMP keeps its number per thread; BLAS has one for the process, which is what a server of many
+    callers wants.
     """
     limits: AbstractContextManager[object] = threadpool_limits(1)
     return limits

@@ -1,12 +1,10 @@
 """Registration: from a fitted pipeline and a sample of its rows to a published, verified version."""
 
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
-from importlib.metadata import version as library_version
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,13 +22,12 @@ from backend.model_service.manifest import ArtifactFormat, Container, Manifest, 
 from backend.model_service.native_threads import one_native_thread
 from backend.model_service.onnx_runner import OnnxRunner
 from backend.model_service.pipelines import container_of, load_pipeline_file, predicts, task_of, write_pipeline
+from backend.model_service.releases import library_versions
 from backend.model_service.repository import ModelRepository
 from backend.model_service.runners import Columns, Runner, SklearnRunner, class_labels, label_name
 from backend.model_service.sample import Sample, as_container, read_sample
 
 _SAMPLE_ROWS_KEPT: Final = 5
-_LIBRARIES: Final = ("scikit-learn", "skops", "numpy", "pandas", "treelite")
-_OF_THE_EXTRA: Final = ("skl2onnx", "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,14 +183,9 @@ def _manifest(candidate: _Candidate, name: str, version: str, metrics: dict[str,
         runner=candidate.runner,
         metrics=metrics | candidate.metrics,
         created_at=datetime.now(UTC),
-        library_versions=_library_versions(candidate.runner),
+        library_versions=library_versions(candidate.runner),
         sample_rows=candidate.sample.rows[:_SAMPLE_ROWS_KEPT],
     )
-
-
-def _library_versions(runner: RunnerChoice) -> dict[str, str]:
-    names = _LIBRARIES if runner.artifact is None else (*_LIBRARIES, *_OF_THE_EXTRA)
-    return {"python": platform.python_version(), **{name: library_version(name) for name in names}}
 
 
 def _findings(manifest: Manifest, candidate: _Candidate, alias: str | None) -> tuple[str, ...]:

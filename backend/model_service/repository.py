@@ -117,8 +117,8 @@ class ModelRepository:
         own = manifest.runner.artifact
         return None if own is None else self._compared(manifest, own.name, own.sha256, "runner's artifact")
 
-    def check(self, name: str, version: str) -> None:
-        """Check a version's signature, manifest and digests.
+    def check(self, name: str, version: str) -> Manifest:
+        """Check a version's signature, manifest and digests, and return the manifest.
 
         Raises:
             ModelRefused: one does not hold.
@@ -126,6 +126,7 @@ class ModelRepository:
         manifest = self.manifest(name, version)
         self.artifact(manifest)
         self.runner_artifact(manifest)
+        return manifest
 
     def aliases(self, name: str) -> Aliases:
         """Read a model's aliases; a model without the file has none.

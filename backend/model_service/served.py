@@ -19,6 +19,7 @@ from backend.model_service.lanes import Lanes
 from backend.model_service.manifest import Manifest, Row
 from backend.model_service.meters import ModelMeter, SilentMetrics
 from backend.model_service.rebuilt import rebuild_runner
+from backend.model_service.releases import check_libraries
 from backend.model_service.repository import ModelRepository
 from backend.model_service.runners import SCIKIT_LEARN, Runner, class_labels, label_name
 from backend.services.ports.metrics import Metrics
@@ -222,6 +223,7 @@ def load_model(
         ModelRefused: with the reason.
     """
     manifest = repository.manifest(name, version)
+    check_libraries(manifest)
     model = load_artifact(repository.artifact(manifest), manifest.format, allow_pickle=allow_pickle)
     graph = repository.runner_artifact(manifest)
     loaded = assemble(manifest, model, lanes, max_rows=max_rows, runner_artifact=graph, metrics=metrics)

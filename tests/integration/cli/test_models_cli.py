@@ -118,6 +118,19 @@ def test_a_version_that_does_not_hold_fails_verify(operator: Operator, file: str
     assert found["2"] == "ok"
 
 
+def test_a_version_of_another_release_of_scikit_learn_is_told(operator: Operator) -> None:
+    path = operator.models / "prices" / "1" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["library_versions"]["scikit-learn"] = "1.2.2"
+    path.write_text(json.dumps(manifest))
+    said = operator.verdicts()
+    assert said.pop("2") == "ok"
+    assert said["1"].startswith("The version was registered with scikit-learn 1.2.2, and ")
+    listed = json.loads(operator("list", "--json").stdout)
+    assert {row["version"]: row["problem"] for row in listed} == {"1": said["1"], "2": ""}
+    assert operator("show", "prices", "1").exit_code == 0
+
+
 def test_with_signing_keys_only_signed_versions_hold(operator: Operator) -> None:
     path, public = operator.key()
     _, other = operator.key("other")
