@@ -3,6 +3,7 @@
 ===========================================  ====================================================================
 forecourt_model_seconds                      from the rows to their answers, as a caller waits: queue and model
 forecourt_model_rows_total                   rows answered
+forecourt_model_cached_rows_total            rows that the response cache answered instead
 forecourt_model_queue_wait_seconds           from the queue's end to its front
 forecourt_model_batch_rows                   rows that were computed together
 forecourt_model_errors_total                 requests on which the model failed
@@ -12,8 +13,6 @@ forecourt_model_runner_in_use                1 for the runner that serves a vers
 forecourt_model_shadow_rows_total            rows that a shadow target got as well, by what came of them
 forecourt_model_shadow_difference            how far a shadow's numbers were from those that were answered
 ===========================================  ====================================================================
-
-Rows that the response cache answers never reach a model; they are counted where the cache is.
 """
 
 from dataclasses import dataclass
@@ -46,6 +45,7 @@ class ModelMeter:
 
     seconds: Histogram
     rows: Counter
+    cached_rows: Counter
     queue_wait: Histogram
     batch_rows: Histogram
     errors: Counter
@@ -62,6 +62,9 @@ class ModelMeter:
                 "forecourt_model_seconds", "From rows to answers, queue and model.", buckets=_SECONDS, **of
             ),
             rows=metrics.counter("forecourt_model_rows_total", "Rows answered by the model.", **of),
+            cached_rows=metrics.counter(
+                "forecourt_model_cached_rows_total", "Rows answered by the response cache.", **of
+            ),
             queue_wait=metrics.histogram(
                 "forecourt_model_queue_wait_seconds", "Time in the queue.", buckets=_SECONDS, **of
             ),

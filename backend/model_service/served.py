@@ -123,6 +123,10 @@ class LoadedModel:
             self.shadow.offer(wanted, key.options, answers)
         return answers
 
+    def count_cached(self, rows: int) -> None:
+        """Count rows that the response cache answered in its place."""
+        self._meter.cached_rows.add(rows)
+
     def count_runner(self) -> None:
         """Say which runner serves it; of a version that was replaced by itself, the new one speaks last."""
         self._meter.runner.set(1)

@@ -178,6 +178,8 @@ class PredictionService:
     ) -> list[bytes]:
         """Run the rows that the cache did not hold, within the caller's deadline."""
         missing = [index for index, row in enumerate(cached) if row is None]
+        if len(missing) < len(cached):
+            model.count_cached(len(cached) - len(missing))
         if not missing:
             return [row for row in cached if row is not None]
         deadline_s = command.deadline_s

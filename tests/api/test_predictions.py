@@ -93,6 +93,7 @@ async def test_probabilities_can_be_left_out(world: World) -> None:
 async def test_a_batch_computes_only_the_rows_nobody_asked_before(world: World) -> None:
     tenant = await world.tenant()
     rows = [[5.0 + index / 100, 3.5, 1.4, 0.2] for index in range(50)]
+    before = rows_of(world)
     await world.predict(tenant.live, rows[:40])
     answer = await world.predict(tenant.live, rows)
     assert answer.json()["usage"] == {"units": 50, "cached_units": 40, "billable_units": 10}
@@ -101,6 +102,14 @@ async def test_a_batch_computes_only_the_rows_nobody_asked_before(world: World) 
     assert again.json()["usage"] == {"units": 50, "cached_units": 50, "billable_units": 0}
     assert again.headers["cache-status"] == "forecourt; hit"
     assert again.json()["predictions"] == answer.json()["predictions"]
+    assert [now - then for now, then in zip(rows_of(world), before, strict=True)] == [50, 90]
+
+
+def rows_of(world: World) -> list[float]:
+    """How many rows of iris the model has answered, and how many the cache has."""
+    metrics: Any = world.resources.metrics
+    of = {"model": "iris", "version": "1"}
+    return [metrics.registry.get_sample_value(f"forecourt_model_{name}_total", of) for name in ("rows", "cached_rows")]
 
 
 async def test_c1_a_cached_row_is_never_another_tenants_answer(world: World) -> None:

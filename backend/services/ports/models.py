@@ -60,6 +60,10 @@ class ServedModel(Protocol):
         """
         ...
 
+    def count_cached(self, rows: int) -> None:
+        """Take note of rows of its own that the response cache answered."""
+        ...
+
 
 class ModelRollouts(Protocol):
     """Which versions are served, and what the aliases mean. A change reaches every replica within seconds.
