@@ -40,7 +40,16 @@ class Settings(BaseSettings):
             "`redis+sentinel://host:port,…/service`, `redis+cluster://host:port,…`. Unset: in-process, for one worker."
         ),
     )
-    models: Path = Field(Path("var/models"), description="Folder of the model repository.")
+    models: str | Path = Field(
+        "var/models",
+        description="Model repository: a folder, or a URL such as `s3://bucket/models` with the extra `s3`.",
+    )
+    models_cache: Path = Field(
+        Path("var/models-cache"), description="Local folder that keeps the artifacts of a repository at a URL."
+    )
+    models_cache_bytes: int = Field(
+        10 * 1024**3, ge=0, description="Most bytes kept there; the artifacts read longest ago go first. 0 keeps none."
+    )
     allow_pickle_models: bool = Field(
         False, description="Load joblib and pickle artifacts, which can run code. Refused by default."
     )

@@ -44,6 +44,7 @@ HANDED_OUT_BY = {
     "Counter": "Metrics",
     "Gauge": "Metrics",
     "Histogram": "Metrics",
+    "ModelFiles": "composition, to the model service and to what changes its models",
     "Biller": "the job that pushes usage",
     "PeriodTotals": "the job that pushes usage",
     "UsageTotals": "the worker's jobs",

@@ -11,6 +11,7 @@ from backend import model_service
 from backend.adapters.crypto.model_signatures import Ed25519ModelSigner, UnusableSigningKey
 from backend.cli.console import JsonOption, explained, fail, opened, run, show
 from backend.composition import open_model_keys
+from backend.composition.models import open_model_files
 from backend.domain.audit import OPERATOR, Action
 from backend.model_service.aliases import is_alias_name
 from backend.model_service.errors import ModelRefused, RegistrationError
@@ -33,7 +34,7 @@ VersionArgument = Annotated[str, typer.Argument(help="The version.")]
 def _repository() -> tuple[ModelRepository, Settings]:
     with explained():
         settings = Settings()
-        return ModelRepository(settings.models, is_signed=open_model_keys(settings)), settings
+        return ModelRepository(open_model_files(settings), is_signed=open_model_keys(settings)), settings
 
 
 @contextmanager
@@ -44,16 +45,18 @@ def _refused() -> Iterator[None]:
         fail(refused.reason)
     except RegistrationError as error:
         fail(str(error))
+    except OSError as error:
+        fail(f"FORECOURT_MODELS cannot be read or changed: {type(error.__cause__ or error).__name__}")
 
 
 @asynccontextmanager
 async def _rollouts(settings: Settings) -> AsyncIterator[RolloutService]:
     """Open the audit log, without which nothing here is changed, and the folder of models."""
     async with opened(settings) as shared, shared.database.unit_of_work() as unit:
-        yield RolloutService(unit=unit, rollouts=FolderRollouts(ModelRepository(settings.models)))
+        yield RolloutService(unit=unit, rollouts=FolderRollouts(ModelRepository(open_model_files(settings))))
 
 
-def _roll_out(change: Callable[[RolloutService], Awaitable[None]]) -> None:
+def _roll_out(change: Callable[[RolloutService], Awaitable[object]]) -> None:
     async def work(settings: Settings) -> None:
         async with _rollouts(settings) as rollouts:
             await change(rollouts)
@@ -78,7 +81,7 @@ def add(
     async def work(settings: Settings) -> "Registered":
         async with _rollouts(settings) as rollouts:
             registered = model_service.register(
-                settings.models,
+                open_model_files(settings),
                 pipeline,
                 name=name,
                 sample=sample,
@@ -123,11 +126,15 @@ def _measured(candidate: Candidate) -> dict[str, object]:
 @app.command("list")
 def list_models(as_json: JsonOption = False) -> None:
     """List every version in the repository."""
-    repository, _ = _repository()
+    with _refused():
+        rows = _listed(_repository()[0].look())
+    show(rows, ("name", "version", "task", "runner", "problem"), as_json=as_json)
+
+
+def _listed(repository: ModelRepository) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name in repository.names():
-        with _refused():
-            unloaded = repository.unloaded(name)
+        unloaded = repository.unloaded(name)
         for version in repository.versions(name):
             try:
                 manifest = repository.manifest(name, version)
@@ -137,7 +144,7 @@ def list_models(as_json: JsonOption = False) -> None:
                 continue
             problem = "unloaded" if version in unloaded else ""
             rows.append(_row(name, version, task=manifest.task.value, runner=manifest.runner.name, problem=problem))
-    show(rows, ("name", "version", "task", "runner", "problem"), as_json=as_json)
+    return rows
 
 
 def _row(name: str, version: str, *, task: str = "", runner: str = "", problem: str = "") -> dict[str, object]:
@@ -156,7 +163,14 @@ def show_model(name: NameArgument, version: VersionArgument) -> None:
 @app.command("verify")
 def verify(as_json: JsonOption = False) -> None:
     """Check every version's signature, manifest, digests and libraries; leave with status 1 if one does not hold."""
-    repository, _ = _repository()
+    with _refused():
+        rows = _verdicts(_repository()[0].look())
+    show(rows, ("name", "version", "verdict"), as_json=as_json)
+    if any(row["verdict"] != "ok" for row in rows):
+        raise typer.Exit(1)
+
+
+def _verdicts(repository: ModelRepository) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name in repository.names():
         for version in repository.versions(name):
@@ -166,9 +180,7 @@ def verify(as_json: JsonOption = False) -> None:
                 rows.append({"name": name, "version": version, "verdict": refused.reason})
             else:
                 rows.append({"name": name, "version": version, "verdict": "ok"})
-    show(rows, ("name", "version", "verdict"), as_json=as_json)
-    if any(row["verdict"] != "ok" for row in rows):
-        raise typer.Exit(1)
+    return rows
 
 
 @app.command("sign")
@@ -182,7 +194,7 @@ def sign(
     """Sign a version; print the public key that FORECOURT_MODEL_SIGNING_KEYS has to list."""
     with explained():
         # Not signed yet, so nothing is asked but that the version is whole.
-        repository = ModelRepository(Settings().models)
+        repository = ModelRepository(open_model_files(Settings()))
     try:
         signer = Ed25519ModelSigner(key.read_bytes())
     except UnusableSigningKey as error:
@@ -239,7 +251,7 @@ def remove(name: NameArgument, version: VersionArgument) -> None:
     async def work(settings: Settings) -> None:
         async with _rollouts(settings) as rollouts:
             await rollouts.record(OPERATOR, Action.MODEL_REMOVED, name, version)
-            ModelRepository(settings.models).remove(name, version)
+            ModelRepository(open_model_files(settings)).remove(name, version)
 
     with _refused():
         run(work)

@@ -26,6 +26,7 @@ from backend.composition import (
 from backend.composition.admission import open_fallback
 from backend.composition.jobs import run_inside
 from backend.composition.metering import open_metering
+from backend.composition.models import open_model_files
 from backend.composition.outbound import open_outbound
 from backend.composition.periodic import run_periodically
 from backend.domain.clock import Clock, SystemClock
@@ -68,8 +69,9 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
     metering = open_metering(settings, stack, clock, metrics, shared.turns)
     if settings.jobs == "inside":
         run_inside(open_jobs(settings, shared, metering, outbound, outbox, metrics, stack), stack, metrics)
+    model_files = open_model_files(settings)
     models = await ModelService.open(
-        settings.models,
+        model_files,
         allow_pickle=settings.allow_pickle_models,
         max_rows=settings.max_rows,
         is_signed=open_model_keys(settings),
@@ -108,7 +110,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         ledger=metering.ledger,
         usage_reader=shared.usage_reader,
         catalog=models,
-        rollouts=FolderRollouts(ModelRepository(settings.models), changed=models.refresh_soon),
+        rollouts=FolderRollouts(ModelRepository(model_files), changed=models.refresh_soon),
         key_directory=directory,
         password_hasher=passwords,
         key_hasher=open_key_hasher(settings),

@@ -30,6 +30,7 @@ from backend.model_service.manifest import ArtifactFormat
 from backend.model_service.native_threads import one_native_thread
 from backend.model_service.registration import Registered, register
 from backend.model_service.repository import ModelRepository
+from backend.services.ports.model_files import ModelFiles
 
 _SEED: Final = 20
 _HELD_OUT: Final = 0.25
@@ -54,7 +55,7 @@ class _Fitted:
     target: str
 
 
-def train_demo_models(root: Path, workdir: Path, progress: Callable[[str], None]) -> list[Registered]:
+def train_demo_models(root: Path | ModelFiles, workdir: Path, progress: Callable[[str], None]) -> list[Registered]:
     """Train and register the demo models that are not in the folder yet.
 
     Args:
@@ -74,7 +75,7 @@ def train_demo_models(root: Path, workdir: Path, progress: Callable[[str], None]
     return registered
 
 
-def _register(root: Path, workdir: Path, name: str, fitted: _Fitted) -> Registered:
+def _register(root: Path | ModelFiles, workdir: Path, name: str, fitted: _Fitted) -> Registered:
     artifact = workdir / f"{name}.skops"
     artifact.write_bytes(dump_artifact(fitted.pipeline, ArtifactFormat.SKOPS))
     sample = workdir / f"{name}.csv"

@@ -14,6 +14,7 @@ from backend.adapters.crypto.cursors import HmacCursors
 from backend.adapters.crypto.passwords import Argon2Passwords
 from backend.adapters.db.migrations import upgrade
 from backend.composition import load_signing_keys, open_key_hasher, open_shared, secret_of
+from backend.composition.models import open_model_files
 from backend.demo.accounts import Tools, ensure_accounts, write_private
 from backend.demo.models import train_demo_models
 from backend.domain.clock import SystemClock
@@ -54,7 +55,7 @@ def set_up(settings: Settings, folder: Path, base_url: str, say: Callable[[str],
     """Migrate, train what is missing, make the accounts; return the content of ``demo.json``."""
     before, after = upgrade(settings.migration_url)
     say(f"database at revision {after}" if before == after else f"database migrated to revision {after}")
-    train_demo_models(settings.models, folder / "training", say)
+    train_demo_models(open_model_files(settings), folder / "training", say)
     path = folder / DEMO_FILE
     known = json.loads(path.read_text()) if path.exists() else {}
     content = asyncio.run(_make_accounts(settings, known, base_url))

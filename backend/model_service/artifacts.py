@@ -12,8 +12,8 @@ from typing import Any, Final
 from zipfile import BadZipFile, ZipFile
 
 import joblib
-import skops.io
 import sklearn
+import skops.io
 from sklearn.exceptions import InconsistentVersionWarning
 from skops.io.exceptions import UntrustedTypesFoundException
 

@@ -1,7 +1,8 @@
 """What goes wrong between a file and a served model; callers over HTTP see the domain's errors instead.
 
 ModelServiceError
-├── ModelRefused         a version on disk is not loaded
+├── ModelRefused         a version in the repository is not loaded
+│   └── ModelUnreadable  … because a file of it could not be read; the next time it may be
 ├── RegistrationError    a pipeline cannot become a version
 ├── RunnerUnsuited       a faster runner cannot stand in for a pipeline
 └── WrongAnswer          a runner returned what is not an answer
@@ -18,6 +19,10 @@ class ModelRefused(ModelServiceError):
     def __init__(self, reason: str) -> None:
         self.reason = reason
         super().__init__(reason)
+
+
+class ModelUnreadable(ModelRefused):
+    """A version is not loaded because its store did not answer: nothing is known against the version."""
 
 
 class RegistrationError(ModelServiceError):

@@ -5,19 +5,20 @@ is no moment without it. What cannot be loaded keeps what served before, and say
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from backend.model_service.errors import ModelRefused
+from backend.model_service.errors import ModelRefused, ModelUnreadable
 from backend.model_service.lanes import Lanes
 from backend.model_service.native_threads import one_native_thread
-from backend.model_service.repository import Fingerprint, ModelRepository
+from backend.model_service.repository import ModelRepository
 from backend.model_service.shelf import Shelf
 from backend.services.ports.metrics import Metrics
 
 if TYPE_CHECKING:
     from backend.model_service.served import LoadedModel
+    from backend.services.ports.model_files import Marks
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Loader:
         self._allow_pickle = allow_pickle
         self._max_rows = max_rows
         self._metrics = metrics
-        self._seen: dict[tuple[str, str], Fingerprint] = {}
+        self._seen: dict[tuple[str, str], Marks] = {}
         self._is_equipped = False
         self.loads = 0
 
@@ -55,49 +56,38 @@ class Loader:
         """
         if current:
             self._repository.require_readable()
-        names = self._repository.names()
+        seen = self._repository.look()
+        names = seen.names()
         is_first = bool(names) and not self._is_equipped
         if is_first:
             import_module(_SERVED)
             self._is_equipped = True
-        with one_native_thread():  # as on the worker: what is measured here is what it will be
-            shelves = {name: self._shelf(name, current.get(name)) for name in names}
-        if is_first:
-            # A worker that runs already was prepared before the compiled libraries came.
-            self._lanes.renew_worker()
+        try:
+            with one_native_thread():  # as on the worker: what is measured here is what it will be
+                shelves = {name: self._shelf(seen, name, current.get(name)) for name in names}
+        finally:
+            if is_first:
+                # A worker that runs already was prepared before the compiled libraries came.
+                self._lanes.renew_worker()
         found = {(name, version) for name, shelf in shelves.items() for version in (*shelf.versions, *shelf.failed)}
         self._seen = {key: mark for key, mark in self._seen.items() if key in found}
         return {name: shelf for name, shelf in shelves.items() if shelf.versions or shelf.failed or shelf.unloaded}
 
-    def _shelf(self, name: str, before: Shelf | None) -> Shelf:
-        versions: dict[str, LoadedModel] = {}
-        failed: dict[str, str] = {}
-        present = self._repository.versions(name)
+    def _shelf(self, repository: ModelRepository, name: str, before: Shelf | None) -> Shelf:
+        present = repository.versions(name)
         unloaded_fault = None
         try:
-            unloaded = self._repository.unloaded(name) & set(present)
+            unloaded = repository.unloaded(name) & set(present)
         except ModelRefused as refused:
             if before is None or not before.unloaded_is_known:
                 # Guessing here could serve a version that the operator took back.
                 return Shelf(versions={}, failed=dict.fromkeys(present, refused.reason), unloaded_is_known=False)
             unloaded, unloaded_fault = before.unloaded, refused.reason
         before = before or Shelf(versions={}, failed={}, aliases_are_known=False)
-        for version in present:
-            if version in unloaded:
-                continue
-            loaded = before.versions.get(version)
-            reason = before.failed.get(version)
-            # Taken before the files are read: what changes meanwhile is another mark the next time.
-            mark = self._repository.fingerprint(name, version)
-            if self._seen.get((name, version)) != mark:
-                loaded, reason = self._version(name, version, loaded)
-                self._seen[name, version] = mark
-            if loaded is not None:
-                versions[version] = loaded
-            if reason is not None:
-                failed[version] = reason
+        wanted = [version for version in present if version not in unloaded]
+        versions, failed = self._versions(repository, name, wanted, before)
         try:
-            aliases = self._repository.aliases(name)
+            aliases = repository.aliases(name)
             return Shelf(
                 versions=versions, failed=failed, unloaded=unloaded, unloaded_fault=unloaded_fault, aliases=aliases
             )
@@ -114,12 +104,38 @@ class Loader:
                 aliases_fault=refused.reason,
             )
 
+    def _versions(
+        self, repository: ModelRepository, name: str, wanted: Sequence[str], before: Shelf
+    ) -> "tuple[dict[str, LoadedModel], dict[str, str]]":
+        versions: dict[str, LoadedModel] = {}
+        failed: dict[str, str] = {}
+        for version in wanted:
+            loaded = before.versions.get(version)
+            reason = before.failed.get(version)
+            # Taken before the files are read: what changes meanwhile is another mark the next time.
+            mark = repository.fingerprint(name, version)
+            if self._seen.get((name, version)) != mark:
+                loaded, reason, is_known = self._version(repository, name, version, loaded, reason)
+                if is_known:
+                    self._seen[name, version] = mark
+            if loaded is not None:
+                versions[version] = loaded
+            if reason is not None:
+                failed[version] = reason
+        return versions, failed
+
     def _version(
-        self, name: str, version: str, before: "LoadedModel | None"
-    ) -> "tuple[LoadedModel | None, str | None]":
+        self,
+        repository: ModelRepository,
+        name: str,
+        version: str,
+        before: "LoadedModel | None",
+        known_fault: str | None,
+    ) -> "tuple[LoadedModel | None, str | None, bool]":
+        """Return what serves, what is wrong with the version, and whether that will stay so until its files change."""
         try:
             loaded: LoadedModel = import_module(_SERVED).load_model(
-                self._repository,
+                repository,
                 name,
                 version,
                 self._lanes,
@@ -128,7 +144,8 @@ class Loader:
                 metrics=self._metrics,
             )
         except ModelRefused as refused:
-            logger.warning("model %s version %s is not loaded: %s", name, version, refused.reason)
-            return before, refused.reason
+            if refused.reason != known_fault:
+                logger.warning("model %s version %s is not loaded: %s", name, version, refused.reason)
+            return before, refused.reason, not isinstance(refused, ModelUnreadable)
         self.loads += 1
-        return loaded, None
+        return loaded, None, True

@@ -26,6 +26,7 @@ from backend.model_service.releases import library_versions
 from backend.model_service.repository import ModelRepository
 from backend.model_service.runners import Columns, Runner, SklearnRunner, class_labels, label_name
 from backend.model_service.sample import Sample, as_container, read_sample
+from backend.services.ports.model_files import ModelFiles
 
 _SAMPLE_ROWS_KEPT: Final = 5
 
@@ -39,7 +40,7 @@ class Registered:
 
 
 def register(
-    root: Path,
+    root: Path | ModelFiles,
     pipeline: Any,
     *,
     name: str,
@@ -53,7 +54,7 @@ def register(
     """Verify a fitted pipeline and publish it as a new version.
 
     Args:
-        root: the folder of models.
+        root: the folder of models, or another store of them.
         pipeline: a fitted scikit-learn estimator, or a path to one (see :func:`load_pipeline_file`).
         name: the model's name.
         sample: CSV with a header: rows as callers will send them, held out from training if ``target`` is given.
@@ -79,6 +80,8 @@ def register(
             repository.set_alias(name, alias, [WeightedVersion(version, 1)])
     except (ModelRefused, WrongAnswer, FileExistsError) as error:
         raise RegistrationError(str(error)) from error
+    except OSError as error:
+        raise RegistrationError(f"The version cannot be written ({type(error).__name__}).") from error
     return Registered(manifest=manifest, findings=_findings(manifest, candidate, alias))
 
 

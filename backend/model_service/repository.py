@@ -1,4 +1,4 @@
-"""The folder of models.
+"""The repository of models: a folder, or a URL with the same files below it.
 
 ::
 
@@ -7,22 +7,21 @@
     <root>/<name>/unloaded.json              the versions that are kept from being served
 
 What is read is verified: names are plain, nothing leads out of its folder, and signature and digest are compared
-before any byte of a manifest or an artifact is parsed. What is written appears whole or not at all.
+before any byte of a manifest or an artifact is parsed. What is written appears whole or not at all: a version's
+manifest is its last file.
 """
 
-import fcntl
+import errno
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from backend.domain.models import is_model_name
 from backend.model_service.aliases import Aliases, WeightedVersion, dump_aliases, parse_aliases
-from backend.model_service.errors import ModelRefused
+from backend.model_service.errors import ModelRefused, ModelUnreadable
+from backend.model_service.local_files import LocalModelFiles
 from backend.model_service.manifest import Manifest, is_version_name
 from backend.model_service.manifest_reading import MAX_MANIFEST_BYTES, parse_manifest
 from backend.model_service.signatures import (
@@ -34,16 +33,13 @@ from backend.model_service.signatures import (
     message_of,
 )
 from backend.model_service.unloaded import dump_versions, parse_versions
+from backend.services.ports.model_files import Marks, ModelFiles
 
 _MANIFEST: Final = "manifest.json"
 _ALIASES: Final = "aliases.json"
 _UNLOADED: Final = "unloaded.json"
-_LOCK: Final = ".lock"
 _MAX_ALIASES_BYTES: Final = 1024 * 1024
 MAX_ARTIFACT_BYTES: Final = 4 * 1024**3
-
-Fingerprint: TypeAlias = frozenset[tuple[str, int, int, int]]
-"""The files of a version: name, inode, size, and time of change in ns."""
 
 
 def version_order(version: str) -> tuple[int, int, str]:
@@ -52,38 +48,47 @@ def version_order(version: str) -> tuple[int, int, str]:
 
 
 class ModelRepository:
-    """Reads and writes a folder of models. Blocking: call it from a thread."""
+    """Reads and writes models. Blocking: call it from a thread.
+
+    What is asked of the store itself, and not of one file, raises ``OSError`` where it does not answer.
+    """
 
     def __init__(
-        self, root: Path, *, max_artifact_bytes: int = MAX_ARTIFACT_BYTES, is_signed: IsSigned | None = None
+        self,
+        root: Path | ModelFiles,
+        *,
+        max_artifact_bytes: int = MAX_ARTIFACT_BYTES,
+        is_signed: IsSigned | None = None,
     ) -> None:
-        """Take the folder, and, where versions must be signed, the check of a signature."""
-        self._root = root
+        """Take the folder or another store, and, where versions must be signed, the check of a signature."""
+        self._files: ModelFiles = LocalModelFiles(root) if isinstance(root, Path) else root
         self._is_signed = is_signed
         self._max_artifact_bytes = max_artifact_bytes
 
+    def look(self) -> "ModelRepository":
+        """Return the repository as it is now, for reading much of it with few questions to the store."""
+        seen = self._files.look()
+        return ModelRepository(seen, max_artifact_bytes=self._max_artifact_bytes, is_signed=self._is_signed)
+
     def names(self) -> tuple[str, ...]:
         """Return the models there are, sorted; folders that cannot be a model's are passed over."""
-        return tuple(sorted(_folders(self._root, is_model_name)))
+        return tuple(sorted(filter(is_model_name, self._files.models())))
 
     def versions(self, name: str) -> tuple[str, ...]:
         """Return the versions of a model, newest first."""
-        return tuple(sorted(_folders(self._root / name, is_version_name), key=version_order, reverse=True))
+        return tuple(sorted(filter(is_version_name, self._files.versions(name)), key=version_order, reverse=True))
 
     def require_readable(self) -> None:
-        """Check that the folder is there.
+        """Check that the root is there.
 
         Raises:
             OSError: it cannot be listed. To :meth:`names` one that does not exist holds no models.
         """
-        next(self._root.iterdir(), None)
+        self._files.require_readable()
 
-    def fingerprint(self, name: str, version: str) -> Fingerprint:
+    def fingerprint(self, name: str, version: str) -> Marks:
         """Return what changes when a file of a version does, without reading any; empty where it cannot be listed."""
-        try:
-            return frozenset(_mark(path) for path in (self._root / name / version).iterdir())
-        except OSError:
-            return frozenset()
+        return self._files.marks(name, version)
 
     def manifest(self, name: str, version: str) -> Manifest:
         """Read and check a manifest.
@@ -152,23 +157,13 @@ class ModelRepository:
         Raises:
             FileExistsError: there is such a version. What was published is never overwritten.
         """
-        folder = self._root / manifest.name
-        folder.mkdir(parents=True, exist_ok=True)
-        # A name with a leading dot is never a version, so a half-written one is invisible.
-        staging = Path(tempfile.mkdtemp(prefix=".incoming-", dir=folder))
+        files = [(manifest.artifact, artifact)]
+        if manifest.runner.artifact is not None and runner_artifact is not None:
+            files.append((manifest.runner.artifact.name, runner_artifact))
         try:
-            _write_durably(staging / manifest.artifact, artifact)
-            if manifest.runner.artifact is not None and runner_artifact is not None:
-                _write_durably(staging / manifest.runner.artifact.name, runner_artifact)
-            _write_durably(staging / _MANIFEST, manifest.to_json())
-            staging.chmod(0o755)
-            # Linux replaces an *empty* folder silently; a version's folder is never empty.
-            staging.rename(folder / manifest.version)
-        except OSError as error:
-            shutil.rmtree(staging, ignore_errors=True)
-            if (folder / manifest.version).exists():
-                raise FileExistsError(f"{manifest.name} has a version {manifest.version} already.") from error
-            raise
+            self._files.add(manifest.name, manifest.version, [*files, (_MANIFEST, manifest.to_json())])
+        except FileExistsError as error:
+            raise FileExistsError(f"{manifest.name} has a version {manifest.version} already.") from error
 
     def sign(self, name: str, version: str, sign: Callable[[bytes], bytes]) -> None:
         """Write a version's signature, once the version itself has been found whole.
@@ -178,7 +173,7 @@ class ModelRepository:
         """
         self.check(name, version)
         manifest = self._read(name, version, _MANIFEST, MAX_MANIFEST_BYTES, "manifest")
-        _replace(self._root / name / version / SIGNATURE, dump_signature(sign(message_of(manifest))))
+        self._files.replace(name, version, SIGNATURE, data=dump_signature(sign(message_of(manifest))))
 
     def set_alias(
         self, name: str, alias: str, targets: Sequence[WeightedVersion], *, existing_only: bool = False
@@ -195,7 +190,7 @@ class ModelRepository:
                     self._require(name, target.version, unused=False)
             aliases = self.aliases(name) | {alias: tuple(targets)}
             kept = {alias: targets for alias, targets in aliases.items() if targets}
-            _replace(self._root / name / _ALIASES, dump_aliases(kept))
+            self._files.replace(name, _ALIASES, data=dump_aliases(kept))
 
     def set_unloaded(self, name: str, version: str, *, unloaded: bool) -> None:
         """Keep a version from being served, or let it be served again.
@@ -208,15 +203,14 @@ class ModelRepository:
                 self._require(name, version, unused=True)
             others = self.unloaded(name) - {version}
             now = others | {version} if unloaded else others
-            _replace(self._root / name / _UNLOADED, dump_versions(sorted(now)))
+            self._files.replace(name, _UNLOADED, data=dump_versions(sorted(now)))
 
     @contextmanager
     def _changing(self, name: str) -> Iterator[None]:
         """Change a model's files alone: other threads, processes and machines that ask for the same wait."""
-        if not (self._root / name).is_dir():
+        if name not in self.names():
             raise ModelRefused(f"There is no model {name}.")
-        with (self._root / name / _LOCK).open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed
+        with self._files.changing(name):
             yield
 
     def remove(self, name: str, version: str) -> None:
@@ -227,9 +221,7 @@ class ModelRepository:
         """
         with self._changing(name):
             self._require(name, version, unused=True)
-            leaving = Path(tempfile.mkdtemp(prefix=".leaving-", dir=self._root / name))
-            (self._root / name / version).rename(leaving / version)
-        shutil.rmtree(leaving)
+            self._files.remove(name, version)
 
     def _require(self, name: str, version: str, *, unused: bool) -> None:
         if version not in self.versions(name):
@@ -241,60 +233,33 @@ class ModelRepository:
                 raise ModelRefused(f"The alias {alias} points at version {version}.")
 
     def _read_beside(self, name: str, file_name: str, what: str) -> bytes | None:
-        path = self._root / name / file_name
         try:
-            if path.stat().st_size > _MAX_ALIASES_BYTES:
-                raise ModelRefused(f"The {what} is larger than {_MAX_ALIASES_BYTES} bytes.")
-            return path.read_bytes()
+            return self._files.read(name, file_name, limit_bytes=_MAX_ALIASES_BYTES)
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise ModelRefused(f"The {what} cannot be read.") from error
+            raise _refusal(error, what, _MAX_ALIASES_BYTES) from error
 
     def _compared(self, manifest: Manifest, file_name: str, sha256: str, what: str) -> bytes:
-        data = self._read(manifest.name, manifest.version, file_name, self._max_artifact_bytes, what)
+        data = self._read(manifest.name, manifest.version, file_name, self._max_artifact_bytes, what, sha256)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise ModelRefused(f"The {what}'s SHA-256 is not the one in the manifest.")
         return data
 
-    def _read(self, name: str, version: str, file_name: str, limit_bytes: int, what: str) -> bytes:
-        folder = self._root / name / version
+    def _read(
+        self, name: str, version: str, file_name: str, limit_bytes: int, what: str, sha256: str | None = None
+    ) -> bytes:
         try:
-            path = (folder / file_name).resolve(strict=True)
-            # Mounted volumes are made of links: one is followed as long as it stays below the version.
-            inside = path.is_relative_to(folder.resolve()) and path.is_relative_to(self._root.resolve())
-            if not inside or not path.is_file():
-                raise ModelRefused(f"The {what} is not a file in the version's own folder.")
-            if path.stat().st_size > limit_bytes:
-                raise ModelRefused(f"The {what} is larger than {limit_bytes} bytes.")
-            return path.read_bytes()
-        except FileNotFoundError as error:
-            raise ModelRefused(f"The {what} is missing.") from error
-        except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
-            raise ModelRefused(f"The {what} cannot be read.") from error
+            return self._files.read(name, version, file_name, limit_bytes=limit_bytes, sha256=sha256)
+        except OSError as error:
+            raise _refusal(error, what, limit_bytes) from error
 
 
-def _mark(path: Path) -> tuple[str, int, int, int]:
-    # Of what a link leads to: mounted volumes swap the link.
-    status = path.stat()
-    return path.name, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _folders(parent: Path, accepts: Callable[[str], bool]) -> list[str]:
-    try:
-        return [entry.name for entry in parent.iterdir() if accepts(entry.name) and entry.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _replace(path: Path, data: bytes) -> None:
-    staging = path.with_name(f".{path.name}-{os.getpid()}")
-    _write_durably(staging, data)
-    staging.replace(path)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def _refusal(error: OSError, what: str, limit_bytes: int) -> ModelRefused:
+    if isinstance(error, FileNotFoundError):
+        return ModelRefused(f"The {what} is missing.")
+    if error.errno == errno.EFBIG:
+        return ModelRefused(f"The {what} is larger than {limit_bytes} bytes.")
+    if error.errno == errno.EXDEV:
+        return ModelRefused(f"The {what} is not a file in the version's own folder.")
+    return ModelUnreadable(f"The {what} cannot be read.")

@@ -1,4 +1,4 @@
-"""The shared model service: every model of a folder, loaded once and served to all callers of the process."""
+"""The shared model service: every model of a repository, loaded once and served to all callers of the process."""
 
 import asyncio
 import logging
@@ -20,11 +20,14 @@ from backend.model_service.shadows import Shadow, ShadowWorker
 from backend.model_service.shelf import Shelf
 from backend.model_service.signatures import IsSigned
 from backend.services.ports.metrics import Metrics
+from backend.services.ports.model_files import ModelFiles
 
 if TYPE_CHECKING:
     from backend.model_service.served import LoadedModel
 
 logger = logging.getLogger(__name__)
+
+NOTHING = (HealthStatus.DOWN, "nothing is loaded yet")
 
 
 class ModelService:
@@ -40,13 +43,14 @@ class ModelService:
         self._asked: set[asyncio.Task[None]] = set()
         self._loader = loader
         self._refreshing = asyncio.Lock()
-        self._folder_is_readable = True
+        self._outage: str | None = None
+        self._has_loaded = False
         self._cast_shadows()
 
     @classmethod
     async def open(
         cls,
-        root: Path,
+        root: Path | ModelFiles,
         *,
         allow_pickle: bool = False,
         max_rows: int = DEFAULT_MAX_ROWS,
@@ -56,8 +60,10 @@ class ModelService:
     ) -> Self:
         """Load and warm every version below ``root``, then serve. One that fails does not stop the others.
 
+        A repository that does not answer serves nothing, and shows in the health, until a refresh finds it.
+
         Args:
-            root: the folder of models; one that does not exist holds none.
+            root: the folder of models, or another store of them; one that does not exist holds none.
             allow_pickle: whether joblib artifacts, which can run code, may be loaded.
             max_rows: the most rows of one request.
             limits: bounds of the queues.
@@ -75,26 +81,29 @@ class ModelService:
             max_rows=max_rows,
             metrics=metrics,
         )
-        shelves = await asyncio.to_thread(loader.load, {})
+        service = cls({}, lanes, loader, metrics=metrics)
+        await service.refresh()
         lanes.start()
-        return cls(shelves, lanes, loader, metrics=metrics)
+        return service
 
     async def refresh(self) -> None:
         """Take over what has changed in the folder since; whoever composes the service calls it every few seconds.
 
-        New versions are loaded and warmed off the event loop, and then replace the old ones all at once. A folder
+        New versions are loaded and warmed off the event loop, and then replace the old ones all at once. A repository
         that cannot be read changes nothing.
         """
         async with self._refreshing:
             before = self._shelves
             try:
                 self._shelves = await asyncio.to_thread(self._loader.load, before)
-                self._folder_is_readable = True
             except OSError as error:
-                if self._folder_is_readable:
-                    logger.warning("the folder of models cannot be read: %s", type(error).__name__)
-                self._folder_is_readable = False
+                outage = _outage(error)
+                if self._outage != outage:
+                    logger.warning("the model repository cannot be read: %s", outage)
+                self._outage = outage
                 return
+            self._outage = None
+            self._has_loaded = True
         kept = {id(loaded) for shelf in self._shelves.values() for loaded in shelf.versions.values()}
         for shelf in before.values():
             for loaded in shelf.versions.values():
@@ -150,9 +159,10 @@ class ModelService:
         lines = [self._health(name, shelf, stuck) for name, shelf in self._shelves.items()]
         if not self._lanes.is_serving():
             lines.append(ResourceHealth(name="models", status=HealthStatus.DOWN, detail="takes no predictions"))
-        elif not self._folder_is_readable:
-            detail = "the folder cannot be read; what was loaded before serves"
-            lines.append(ResourceHealth(name="models", status=HealthStatus.DEGRADED, detail=detail))
+        elif self._outage is not None:
+            status, serves = (HealthStatus.DEGRADED, "what was loaded before serves") if self._has_loaded else NOTHING
+            detail = f"the repository cannot be read ({self._outage}); {serves}"
+            lines.append(ResourceHealth(name="models", status=status, detail=detail))
         return tuple(lines)
 
     async def aclose(self) -> None:
@@ -188,3 +198,12 @@ class ModelService:
         ]
         status = HealthStatus.DEGRADED if faults else HealthStatus.OK
         return ResourceHealth(name=line, status=status, detail="; ".join(faults))
+
+
+def _outage(error: OSError) -> str:
+    """Say what is wrong in a few words that hold no path and no address."""
+    if isinstance(error, PermissionError):
+        return "access is refused"
+    if isinstance(error, FileNotFoundError):
+        return "there is none"
+    return type(error.__cause__ or error).__name__

@@ -10,6 +10,7 @@ UsageRollups         sums by the hour, derived from it          db
 UsageTotals          who used how much lately                   db
 ModelCatalog         the shared model service                   model_service
 ModelRollouts        which versions are served, and as what     model_service
+ModelFiles           where versions of models are kept          model_service (a folder), fsspec
 Store                opens units of work                        db
 UnitOfWork           one transaction and its repositories       db
 KeyDirectory         an API key with all that applies to it     db, memory (a cache before it)
@@ -55,6 +56,7 @@ from backend.services.ports.identity import (
 from backend.services.ports.mail import Mailer, Outbox
 from backend.services.ports.metering import Ledger, UsageReader, UsageRollups, UsageTotals
 from backend.services.ports.metrics import Counter, Gauge, Histogram, Metrics
+from backend.services.ports.model_files import ModelFiles
 from backend.services.ports.models import EncodedRows, ModelCatalog, ModelRollouts, ServedModel
 from backend.services.ports.outbound import OutboundAnswer, OutboundHttp, Resolver
 from backend.services.ports.store import (
@@ -111,6 +113,7 @@ __all__ = [
     "Memberships",
     "Metrics",
     "ModelCatalog",
+    "ModelFiles",
     "ModelRollouts",
     "OpaqueTokens",
     "OutboundAnswer",

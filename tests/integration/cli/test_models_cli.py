@@ -5,6 +5,7 @@ import os
 import sqlite3
 from base64 import b64encode
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pandas as pd
@@ -277,3 +278,33 @@ def test_nothing_is_changed_that_cannot_be_recorded(operator: Operator) -> None:
     assert operator.add().exit_code == 1
     assert ModelRepository(operator.models).aliases("prices") == {}
     assert ModelRepository(operator.models).versions("prices") == ("2", "1")
+
+
+def test_commands_work_on_a_repository_at_a_url(operator: Operator) -> None:
+    operator.environment["FORECOURT_MODELS"] = f"memory://{uuid4().hex}"
+    operator.environment["FORECOURT_MODELS_CACHE"] = str(operator.folder / "cache")
+    for _ in range(2):
+        assert operator.add().exit_code == 0
+    path, public = operator.key()
+    operator.environment["FORECOURT_MODEL_SIGNING_KEYS"] = public
+    assert operator("sign", "prices", "1", "--key", str(path)).exit_code == 0
+    assert operator.verdicts() == {"1": "ok", "2": "The manifest's signature is missing."}
+    for command in (("alias", "prices", "stable", "1"), ("unload", "prices", "2"), ("remove", "prices", "2")):
+        assert operator(*command).exit_code == 0, command
+    assert "stable" in operator("remove", "prices", "1").stderr
+    assert [row["version"] for row in json.loads(operator("list", "--json").stdout)] == ["1"]
+
+
+def test_a_store_that_does_not_answer_is_one_line(operator: Operator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDTEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "loopback-only")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    operator.environment["FORECOURT_MODELS"] = "s3://store/models"
+    for command in (("list",), ("verify",), ("show", "prices", "1"), ("alias", "prices", "stable", "1")):
+        refused = operator(*command)
+        assert refused.exit_code == 1, command
+        assert refused.stderr.startswith("forecourt: ")
+        assert len(refused.stderr.splitlines()) == 1
+    operator.environment["FORECOURT_MODELS"] = "nothing://store/models"
+    assert "FORECOURT_MODELS is not a URL" in operator("list").stderr

@@ -1,7 +1,8 @@
 """What is counted of each version, on the registry that an application shows."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ from backend.adapters.prometheus.metrics import PrometheusMetrics
 from backend.domain.errors import ConcurrencyExceeded, ModelUnavailable, Overloaded
 from backend.domain.models import ModelRef, OutputOptions
 from backend.model_service import LaneLimits, ModelService
+from backend.model_service.lane import LaneKey
+from backend.model_service.manifest import Row
 from backend.model_service.repository import ModelRepository
 
 pytestmark = pytest.mark.anyio
 
 WITH = OutputOptions()
+BOUND_S = 30.0
 
 
 class Counted:
@@ -61,20 +65,49 @@ async def test_rows_time_and_batches_are_counted_by_version(models: Path, iris_r
         assert counted.value("batch_rows_count", model="iris") == 0
 
 
+@asynccontextmanager
+async def worker_busy(service: ModelService) -> AsyncIterator[None]:
+    """Keep the worker at a gate, so that whatever is asked meanwhile is in the queue together."""
+    gate, entered = threading.Event(), threading.Event()
+
+    def stand(rows: Sequence[Row]) -> list[bytes]:
+        entered.set()
+        assert gate.wait(BOUND_S)
+        return [b"{}"] * len(rows)
+
+    key = LaneKey("gate@1", "digest", WITH)
+    standing = asyncio.ensure_future(service._lanes.submit(key, stand, [(1.0,)], [b"1"], share="gate"))
+    assert await asyncio.to_thread(entered.wait, BOUND_S)
+    try:
+        yield
+    finally:
+        gate.set()
+        await standing
+
+
 async def test_rows_that_wait_for_the_same_row_are_counted(models: Path, iris_rows: list[list[float]]) -> None:
     async with counting(models) as counted:
-        await asyncio.gather(*(counted.predict("forest", iris_rows[:40]) for _ in range(3)))
-        assert counted.value("single_flight_rows_total") == 80
-        assert counted.value("batch_rows_sum") == 40
-        assert counted.value("rows_total") == 120
+        async with worker_busy(counted.service):
+            asked = [
+                asyncio.ensure_future(counted.predict("forest", iris_rows[:40], share))
+                for share in ("a", "a", "a", "b")
+            ]
+            await asyncio.sleep(0)
+        await asyncio.gather(*asked)
+        assert counted.value("single_flight_rows_total") == 80, "never those of another share"
+        assert counted.value("batch_rows_sum") == 80
+        assert counted.value("rows_total") == 160
 
 
 async def test_what_is_shed_is_counted(models: Path, iris_rows: list[list[float]]) -> None:
     limits = LaneLimits(max_share_rows=40, max_waiting_rows=50)
     async with counting(models, max_rows=40, limits=limits) as counted:
-        sent = [
-            counted.predict("forest", iris_rows[at : at + 40], share) for at, share in ((0, "a"), (40, "a"), (80, "b"))
-        ]
+        async with worker_busy(counted.service):
+            sent = [
+                asyncio.ensure_future(counted.predict("forest", iris_rows[at : at + 40], share))
+                for at, share in ((0, "a"), (40, "a"), (80, "b"))
+            ]
+            await asyncio.sleep(0)
         found = await asyncio.gather(*sent, return_exceptions=True)
         assert [type(each) for each in found] == [list, ConcurrencyExceeded, Overloaded]
         assert counted.value("shed_total") == 2

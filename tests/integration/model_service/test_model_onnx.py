@@ -244,23 +244,23 @@ def network(tmp_path_factory: pytest.TempPathFactory, iris_sample: Path) -> Path
 
 
 @pytest.fixture
-def own(network: Path, tmp_path: Path) -> ModelRepository:
+def own(network: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "own"
     subprocess.run(["cp", "-r", str(network), str(folder)], check=True)
-    return ModelRepository(folder)
+    return folder
 
 
-def test_the_chosen_graph_lies_beside_the_pipeline_under_a_digest_of_its_own(own: ModelRepository) -> None:
-    manifest = own.manifest("net", "1")
+def test_the_chosen_graph_lies_beside_the_pipeline_under_a_digest_of_its_own(own: Path) -> None:
+    manifest = ModelRepository(own).manifest("net", "1")
     assert manifest.runner.name == ONNX
-    data = own.runner_artifact(manifest)
+    data = ModelRepository(own).runner_artifact(manifest)
     assert data is not None
     assert manifest.runner.artifact == RunnerArtifact(name=ONNX_FILE, sha256=sha256(data).hexdigest())
     assert {"skl2onnx", "onnxruntime"} <= manifest.library_versions.keys()
 
 
-def folder_of(own: ModelRepository) -> Path:
-    return own._root / "net" / "1"
+def folder_of(own: Path) -> Path:
+    return own / "net" / "1"
 
 
 @pytest.mark.parametrize(
@@ -272,11 +272,11 @@ def folder_of(own: ModelRepository) -> Path:
     ],
     ids=["truncated", "tampered", "missing"],
 )
-def test_a_damaged_graph_is_refused_before_it_is_parsed(own: ModelRepository, damage: Any, reason: str) -> None:
+def test_a_damaged_graph_is_refused_before_it_is_parsed(own: Path, damage: Any, reason: str) -> None:
     damage(folder_of(own) / ONNX_FILE)
     with pytest.raises(ModelRefused, match=reason):
-        own.check("net", "1")
-    service = asyncio.run(opened(own._root))
+        ModelRepository(own).check("net", "1")
+    service = asyncio.run(opened(own))
     assert reason in service.list()[0].failed["1"]
 
 
@@ -286,16 +286,16 @@ async def opened(root: Path) -> ModelService:
     return service
 
 
-def test_an_oversized_graph_is_not_read(own: ModelRepository) -> None:
-    manifest = own.manifest("net", "1")
-    small = ModelRepository(own._root, max_artifact_bytes=100)
+def test_an_oversized_graph_is_not_read(own: Path) -> None:
+    manifest = ModelRepository(own).manifest("net", "1")
+    small = ModelRepository(own, max_artifact_bytes=100)
     with pytest.raises(ModelRefused, match="larger than 100 bytes"):
         small.runner_artifact(manifest)
 
 
-def test_a_graph_is_served_with_one_thread_and_as_it_was_registered(own: ModelRepository) -> None:
+def test_a_graph_is_served_with_one_thread_and_as_it_was_registered(own: Path) -> None:
     async def labels() -> list[bytes]:
-        service = await ModelService.open(own._root)
+        service = await ModelService.open(own)
         model = service.resolve(ModelRef.parse("net"))
         assert model.info.runner == ONNX
         rows = model.encode(IRIS.data.tolist())
@@ -337,9 +337,9 @@ asyncio.run(main())
 """
 
 
-def test_a_version_with_a_graph_is_served_without_the_extra_and_says_why(own: ModelRepository) -> None:
+def test_a_version_with_a_graph_is_served_without_the_extra_and_says_why(own: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_EXTRA, str(own._root)],
+        [sys.executable, "-c", WITHOUT_THE_EXTRA, str(own)],
         cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
@@ -350,8 +350,8 @@ def test_a_version_with_a_graph_is_served_without_the_extra_and_says_why(own: Mo
     ), ended.stderr
 
 
-def test_a_graph_that_answers_otherwise_does_not_serve(own: ModelRepository) -> None:
-    manifest = own.manifest("net", "1")
+def test_a_graph_that_answers_otherwise_does_not_serve(own: Path) -> None:
+    manifest = ModelRepository(own).manifest("net", "1")
     other = make_pipeline(StandardScaler(), SVC()).fit(IRIS.data, IRIS.target_names[(IRIS.target + 1) % 3])
     graph = converted(other, IRIS.data).artifact
     swapped: Manifest = replace(
@@ -359,8 +359,8 @@ def test_a_graph_that_answers_otherwise_does_not_serve(own: ModelRepository) -> 
         version="2",
         runner=replace(manifest.runner, artifact=RunnerArtifact(name=ONNX_FILE, sha256=sha256(graph).hexdigest())),
     )
-    own.publish(swapped, own.artifact(manifest), graph)
-    info = asyncio.run(opened(own._root)).resolve(ModelRef.parse("net@2")).info
+    ModelRepository(own).publish(swapped, ModelRepository(own).artifact(manifest), graph)
+    info = asyncio.run(opened(own)).resolve(ModelRef.parse("net@2")).info
     assert info.runner != ONNX
     assert "does not answer as scikit-learn on the sample rows" in info.runner_reason
 
