@@ -399,6 +399,19 @@ async def test_a_few_rows_of_a_fast_runner_are_computed_on_the_event_loop(regist
     await lanes.aclose()
 
 
+@pytest.mark.parametrize("name", ["scikit-learn", "onnxruntime"])
+async def test_what_may_run_an_estimators_own_code_is_never_computed_on_the_event_loop(
+    registered_root: Path, name: str
+) -> None:
+    manifest = ModelRepository(registered_root).manifest("iris", "1")
+    runner, lanes = Here(), Lanes(LaneLimits())
+    model = behind(replace(manifest, runner=replace(manifest.runner, name=name, one_row_us=2.0)), runner, lanes)
+    lanes.start()
+    assert await model.run(model.encode([[1, 2, 3, 4]]), [0], WITH, share="a") == [b'{"label":"here"}']
+    assert runner.threads == ["model-worker-1"]
+    await lanes.aclose()
+
+
 async def test_an_alias_with_weights_gives_a_caller_the_same_version_each_time(models: Path) -> None:
     ModelRepository(models).set_alias("iris", "canary", [WeightedVersion("1", 1), WeightedVersion("2", 1)])
     async with serving(models) as service:
