@@ -280,6 +280,20 @@ def test_nothing_is_changed_that_cannot_be_recorded(operator: Operator) -> None:
     assert ModelRepository(operator.models).versions("prices") == ("2", "1")
 
 
+def test_pickle_is_taken_only_where_the_operator_allows_it(operator: Operator) -> None:
+    pickled = operator.folder / "prices.joblib"
+    data = np.arange(30.0).reshape(10, 3)
+    pickled.write_bytes(dump_artifact(LinearRegression().fit(data, data.sum(axis=1)), ArtifactFormat.JOBLIB))
+    arguments = ("add", str(pickled), "--name", "prices", "--sample", f"{operator.folder}/rows.csv")
+    refused = operator(*arguments)
+    assert refused.exit_code == 1
+    assert "pickle is not allowed here" in refused.stderr
+    operator.environment["FORECOURT_ALLOW_PICKLE_MODELS"] = "true"
+    assert operator(*arguments).exit_code == 0
+    # What skops can hold is kept as skops all the same.
+    assert json.loads(operator("show", "prices", "3").stdout)["format"] == "skops"
+
+
 def test_commands_work_on_a_repository_at_a_url(operator: Operator) -> None:
     operator.environment["FORECOURT_MODELS"] = f"memory://{uuid4().hex}"
     operator.environment["FORECOURT_MODELS_CACHE"] = str(operator.folder / "cache")

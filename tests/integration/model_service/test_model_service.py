@@ -322,6 +322,31 @@ async def test_a_closed_service_refuses_and_says_so(registered_root: Path, iris_
     assert (await lines(service))["models"][0] is HealthStatus.DOWN
 
 
+async def test_a_shutdown_is_unready_first_then_refuses_then_finishes_then_stops(registered_root: Path) -> None:
+    manifest = ModelRepository(registered_root).manifest("iris", "1")
+    manifest = replace(manifest, runner=replace(manifest.runner, one_row_us=900.0))
+    runner, lanes, before = Held(), Lanes(LaneLimits()), set(threading.enumerate())
+    model = behind(manifest, runner, lanes)
+    loader = Loader(ModelRepository(registered_root), lanes, allow_pickle=False, max_rows=10)
+    service = ModelService({"iris": Shelf(versions={"1": model}, failed={})}, lanes, loader)
+    lanes.start()
+    rows = model.encode([[1, 2, 3, 4], [1, 2, 3, 5]])
+    running = asyncio.create_task(model.run(rows, [0], WITH, share="a"))
+    assert await asyncio.to_thread(runner.started.wait, 10)
+    queued = asyncio.create_task(model.run(rows, [1], WITH, share="a"))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(service.aclose())
+    await asyncio.sleep(0)
+    assert (await lines(service))["models"] == (HealthStatus.DOWN, "takes no predictions")
+    with pytest.raises(Overloaded, match="not taking predictions"):
+        await model.run(rows, [0], WITH, share="b")
+    assert not any(task.done() for task in (running, queued, closing))
+    runner.gate.set()
+    assert [await running, await queued] == [[b'{"label":"held"}']] * 2
+    await closing
+    assert not {thread for thread in set(threading.enumerate()) - before if thread.name.startswith("model-")}
+
+
 class Held:
     """A runner whose first batch waits for its gate."""
 
