@@ -46,7 +46,7 @@ class SqlUsageRollups:
         self._engine = for_writing(database.engine)
         self._is_sqlite = database.engine.dialect.name == "sqlite"
         self._order = CommitOrder("usage_events", is_sqlite=self._is_sqlite)
-        self._batch_events = batch_events
+        self.batch_events = batch_events
 
     async def fold_of_all_tenants(self) -> int:
         """Fold the next events below the watermark; return how many. None are left, or another process folds: 0."""
@@ -76,7 +76,7 @@ class SqlUsageRollups:
             select(self._order.transaction.label("xid"), self._order.row.label("row"))
             .where(self._order.after(start), self._order.before(watermark))
             .order_by(*self._order.columns)
-            .limit(self._batch_events)
+            .limit(self.batch_events)
             .subquery()
         )
         last = select(waiting).order_by(waiting.c.xid.desc(), waiting.c.row.desc()).limit(1)

@@ -73,6 +73,11 @@ class UsageReader(Protocol):
 class UsageRollups(Protocol):
     """Sums by the hour, derived from the ledger so that totals need not read all of it."""
 
+    @property
+    def batch_events(self) -> int:
+        """The most events of one fold."""
+        ...
+
     async def fold_of_all_tenants(self) -> int:
         """Fold the next events below the watermark; return how many. None are left, or another process folds: 0."""
         ...

@@ -1,0 +1,32 @@
+"""What single jobs do in one turn."""
+
+import pytest
+
+from backend.worker import usage_rollup
+
+pytestmark = pytest.mark.anyio
+
+
+class BusyLedger:
+    """Sums by the hour of a ledger that is written to all the time: as many events come as each fold takes to run."""
+
+    batch_events = 100
+
+    def __init__(self, waiting: int, arriving: int) -> None:
+        self.waiting = waiting
+        self.folds: list[int] = []
+        self._arriving = arriving
+
+    async def fold_of_all_tenants(self) -> int:
+        count = min(self.waiting, self.batch_events)
+        self.waiting += self._arriving - count
+        self.folds.append(count)
+        return count
+
+
+async def test_a_roll_up_catches_up_and_ends_although_more_is_coming() -> None:
+    ledger = BusyLedger(waiting=250, arriving=10)
+    assert await usage_rollup(ledger).work() == 270
+    assert ledger.folds == [100, 100, 70]
+    # What came meanwhile is there for the next turn.
+    assert await usage_rollup(ledger).work() == 10
