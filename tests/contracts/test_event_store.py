@@ -20,7 +20,7 @@ from backend.adapters.memory.metrics import NullMetrics
 from backend.adapters.prometheus.metrics import PrometheusMetrics
 from backend.adapters.usage_spill import Stored
 from backend.domain.errors import MeteringUnavailable
-from tests.contracts.ledgers import PATIENT_S, Books, an_event, insert, new_tenant, opened_books
+from tests.contracts.ledgers import PATIENT_S, SERVED_AT, Books, an_event, insert, new_tenant, opened_books
 from tests.databases import connected, sqlite_url, writers_held_off
 from tests.server_process import Server
 from tests.servers import private_postgres_server
@@ -28,6 +28,8 @@ from tests.servers import private_postgres_server
 pytestmark = pytest.mark.anyio
 
 postgres_only = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+when_served = pytest.mark.parametrize("served_at", [SERVED_AT, datetime.now(UTC)], ids=["long-ago", "now"])
+"""An event of an earlier month takes another way than one of the current month."""
 BOUND_S = 10.0
 
 
@@ -42,13 +44,65 @@ async def hasty(database_url: str) -> AsyncIterator[SqlEventStore]:
         yield SqlEventStore(books.database, within_s=0.2, metrics=NullMetrics())
 
 
-async def test_an_event_that_no_database_takes_costs_the_others_nothing(books: Books, store: SqlEventStore) -> None:
+@when_served
+async def test_an_event_that_no_database_takes_costs_the_others_nothing(
+    books: Books, store: SqlEventStore, served_at: datetime
+) -> None:
     tenant = new_tenant()
-    good = [an_event(tenant) for _ in range(6)]
-    half_a_character = an_event(tenant, request_id="\ud800")
+    good = [an_event(tenant, occurred_at=served_at) for _ in range(6)]
+    half_a_character = an_event(tenant, occurred_at=served_at, request_id="\ud800")
     outcomes = await store.write([*good[:3], half_a_character, *good[3:]])
     assert outcomes == [Stored.DURABLE] * 3 + [Stored.UNFIT] + [Stored.DURABLE] * 3
     assert sorted(books.ids(tenant)) == sorted(event.id for event in good)
+
+
+@postgres_only
+@when_served
+async def test_an_event_that_only_the_server_refuses_costs_the_others_nothing(
+    books: Books, store: SqlEventStore, served_at: datetime
+) -> None:
+    tenant = new_tenant()
+    good = [an_event(tenant, occurred_at=served_at) for _ in range(2)]
+    zero, too_much = (an_event(tenant, occurred_at=served_at, **wrong) for wrong in ({"model": "\0"}, {"units": 2**70}))
+    assert await store.write([good[0], zero, too_much, good[1]]) == [
+        Stored.DURABLE,
+        Stored.UNFIT,
+        Stored.UNFIT,
+        Stored.DURABLE,
+    ]
+    assert sorted(books.ids(tenant)) == sorted(event.id for event in good)
+
+
+@postgres_only
+async def test_connections_that_the_server_has_ended_are_replaced(books: Books, store: SqlEventStore) -> None:
+    tenant = new_tenant()
+    end_all = text(
+        "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity "
+        "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    )
+    for _ in range(2):
+        # Several at once have a connection each.
+        events = [an_event(tenant, occurred_at=datetime.now(UTC)) for _ in range(3)]
+        assert await asyncio.gather(*(store.write([event]) for event in events)) == [[Stored.DURABLE]] * 3
+        with connected(books.url) as other:
+            assert other.execute(end_all).scalar_one() >= 1
+    event = an_event(tenant, occurred_at=datetime.now(UTC))
+    assert await store.write([event]) == [Stored.DURABLE]
+    assert await store.write([event]) == [Stored.DURABLE]
+    assert len(books.ids(tenant)) == 7
+
+
+@postgres_only
+async def test_r3_an_event_of_the_current_month_is_written_once_however_often_it_comes(
+    books: Books, store: SqlEventStore
+) -> None:
+    tenant = new_tenant()
+    events = [an_event(tenant, occurred_at=datetime.now(UTC)) for _ in range(3)]
+    for _ in range(2):
+        assert await store.write(events) == [Stored.DURABLE] * 3
+    contradiction = replace(events[1], units=99)
+    assert await store.write([events[0], contradiction]) == [Stored.DURABLE, Stored.CONFLICT]
+    assert [row["units"] for row in books.rows(tenant)] == [2, 2, 2]
 
 
 async def test_r5_an_event_that_comes_late_lands_in_its_own_period(books: Books, store: SqlEventStore) -> None:
@@ -113,7 +167,7 @@ async def test_a_file_that_cannot_grow_takes_nothing_and_recovers(tmp_path: Path
     await books.database.aclose()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def private_postgres() -> Iterator[Server]:
     with private_postgres_server() as server:
         yield server
@@ -128,12 +182,15 @@ async def silent_books(private_postgres: Server) -> AsyncIterator[Books]:
     await database.aclose()
 
 
-async def test_a_silent_server_is_left_alone_after_the_bound(private_postgres: Server, silent_books: Books) -> None:
+@when_served
+async def test_a_silent_server_is_left_alone_after_the_bound(
+    private_postgres: Server, silent_books: Books, served_at: datetime
+) -> None:
     """It never says that time is up: neither for a statement, nor for a connection, nor to be cancelled."""
     store = SqlEventStore(silent_books.database, within_s=0.5, metrics=NullMetrics())
     tenant = new_tenant()
-    event = an_event(tenant)
-    await store.write([an_event(tenant)])
+    event = an_event(tenant, occurred_at=served_at)
+    await store.write([an_event(tenant, occurred_at=served_at)])
     private_postgres.pause()
     for _ in range(2):
         with anyio.fail_after(BOUND_S), pytest.raises(MeteringUnavailable):

@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import TextClause, select, text, tuple_
+import psycopg
+from sqlalchemy import select, text, tuple_
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DataError, IntegrityError
@@ -22,6 +23,7 @@ from sqlmodel import col
 
 from backend.adapters.db.engine import for_writing
 from backend.adapters.db.late_events import book_late_events
+from backend.adapters.db.prepared_statement import PreparedStatement
 from backend.adapters.db.row_security import show_all_tenants
 from backend.adapters.db.tables import UsageEventRow
 from backend.adapters.db.unit_of_work import Database
@@ -38,7 +40,15 @@ GRACE_S = 0.3
 PAUSE_S = 0.05
 _Identity = tuple[str, str]
 # Nothing that trying again, or another database, would change.
-_UNFIT = (DataError, IntegrityError, ValueError, TypeError, OverflowError)
+_UNFIT = (
+    DataError,
+    IntegrityError,
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    ValueError,
+    TypeError,
+    OverflowError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +76,8 @@ class SqlEventStore:
     def __init__(self, database: Database, *, within_s: float, metrics: Metrics, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._engine = for_writing(database.engine, first=True)
-        self._committing = database.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._insert_all = PreparedStatement(database.engine, _FROM_DOCUMENT)
+        database.before_close(self._insert_all.aclose)
         self._is_sqlite = database.engine.dialect.name == "sqlite"
         self._within_s = within_s
         self._conflicts = metrics.counter(
@@ -161,17 +172,17 @@ class SqlEventStore:
 
     async def _insert(self, entries: Sequence[_Entry], stored_at: datetime) -> int:
         """Insert those whose id is not there yet, and commit; return how many they were."""
-        connecting = self._engine.begin() if self._is_sqlite else self._committing.connect()
-        async with connecting as connection:
+        if not self._is_sqlite:
+            return await self._insert_all.run(_document(entries, stored_at))
+        async with self._engine.begin() as connection:
             return await self._put(connection, entries, stored_at)
 
     async def _put(self, connection: AsyncConnection, entries: Sequence[_Entry], stored_at: datetime) -> int:
-        rows = [_values(entry, stored_at) for entry in entries]
         if self._is_sqlite:
+            rows = [_values(entry, stored_at) for entry in entries]
             written = await connection.execute(_ON_SQLITE, rows, execution_options={"preserve_rowcount": True})
         else:
-            document = orjson.dumps(rows, default=_hexadecimal).decode()
-            written = await connection.execute(_ON_POSTGRESQL, {"events": document})
+            written = await connection.execute(_ON_POSTGRESQL, {"events": _document(entries, stored_at).decode()})
         return written.rowcount
 
 
@@ -214,6 +225,11 @@ def _values(entry: _Entry, stored_at: datetime) -> dict[str, Any]:
     }
 
 
+def _document(entries: Sequence[_Entry], stored_at: datetime) -> bytes:
+    """Return events as PostgreSQL takes them: one JSON document."""
+    return orjson.dumps([_values(entry, stored_at) for entry in entries], default=_hexadecimal)
+
+
 def _hexadecimal(value: object) -> str:
     """Spell a ``bytea`` as PostgreSQL reads it."""
     if isinstance(value, bytes):
@@ -221,7 +237,7 @@ def _hexadecimal(value: object) -> str:
     raise TypeError
 
 
-def _from_document() -> TextClause:
+def _from_document(parameter: str) -> str:
     """Return the statement that takes a batch as one JSON document, in one round trip that is its own transaction.
 
     A parameter per value would cost ten times as much, and more than all the rest of a prediction. A batch holds the
@@ -231,12 +247,13 @@ def _from_document() -> TextClause:
     columns = [column for column in UsageEventRow.__table__.columns if not column.primary_key]  # type: ignore[attr-defined]
     names = ", ".join(column.name for column in columns)
     typed = ", ".join(f"{column.name} {column.type.compile(dialect)}" for column in columns)
-    return text(
+    return (
         "WITH seen AS MATERIALIZED (SELECT set_config('app.platform', 'on', true)) "  # noqa: S608  # the table's own names
         f"INSERT INTO usage_events ({names}) SELECT {names} "
-        f"FROM seen, json_to_recordset(CAST(:events AS json)) AS given({typed}) ON CONFLICT DO NOTHING"
+        f"FROM seen, json_to_recordset(CAST({parameter} AS json)) AS given({typed}) ON CONFLICT DO NOTHING"
     )
 
 
-_ON_POSTGRESQL = _from_document()
+_FROM_DOCUMENT = _from_document("$1")
+_ON_POSTGRESQL = text(_from_document(":events"))
 _ON_SQLITE = sqlite_insert(UsageEventRow).on_conflict_do_nothing()

@@ -106,8 +106,8 @@ class GroupCommitLedger:
         entry = _Pending(event, asyncio.get_running_loop().create_future())
         self._pending.append(entry)
         self._arrived.set()
-        # A caller who leaves must not take the event with him: the model has answered, the row is written.
-        await asyncio.shield(entry.written)
+        # A caller who leaves takes only this future with him: the model has answered, and the row is written.
+        await entry.written
 
     async def write(self, events: Sequence[UsageEvent]) -> list[Stored]:
         """Write events to the database at once, not to the spill: for what comes out of it.
