@@ -15,7 +15,8 @@ from backend.domain.clock import Clock
 from backend.services.ports import Metrics
 from backend.settings import Settings
 
-LEDGER_CONNECTIONS = 2
+LEDGER_CONNECTIONS = 4
+"""Two for commits beside each other, one for what was spilled, one for a probe and for what is unusual."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

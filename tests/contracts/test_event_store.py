@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +21,7 @@ from backend.adapters.memory.metrics import NullMetrics
 from backend.adapters.prometheus.metrics import PrometheusMetrics
 from backend.adapters.usage_spill import Stored
 from backend.domain.errors import MeteringUnavailable
+from backend.services.ports import Metrics
 from tests.contracts.ledgers import PATIENT_S, SERVED_AT, Books, an_event, insert, new_tenant, opened_books
 from tests.databases import connected, sqlite_url, writers_held_off
 from tests.server_process import Server
@@ -33,15 +35,26 @@ when_served = pytest.mark.parametrize("served_at", [SERVED_AT, datetime.now(UTC)
 BOUND_S = 10.0
 
 
+@asynccontextmanager
+async def opened(books: Books, *, within_s: float, metrics: Metrics) -> AsyncIterator[SqlEventStore]:
+    store = SqlEventStore(books.database, within_s=within_s, metrics=metrics)
+    yield store
+    await store.aclose()
+
+
 @pytest.fixture
-def store(books: Books, metrics: PrometheusMetrics) -> SqlEventStore:
-    return SqlEventStore(books.database, within_s=PATIENT_S, metrics=metrics)
+async def store(books: Books, metrics: PrometheusMetrics) -> AsyncIterator[SqlEventStore]:
+    async with opened(books, within_s=PATIENT_S, metrics=metrics) as store:
+        yield store
 
 
 @pytest.fixture
 async def hasty(database_url: str) -> AsyncIterator[SqlEventStore]:
-    async with opened_books(database_url, timeout_s=0.2) as books:
-        yield SqlEventStore(books.database, within_s=0.2, metrics=NullMetrics())
+    async with (
+        opened_books(database_url, timeout_s=0.2) as books,
+        opened(books, within_s=0.2, metrics=NullMetrics()) as store,
+    ):
+        yield store
 
 
 @when_served
@@ -182,22 +195,27 @@ async def silent_books(private_postgres: Server) -> AsyncIterator[Books]:
     await database.aclose()
 
 
+@pytest.fixture
+async def silent_store(silent_books: Books) -> AsyncIterator[SqlEventStore]:
+    async with opened(silent_books, within_s=0.5, metrics=NullMetrics()) as store:
+        yield store
+
+
 @when_served
 async def test_a_silent_server_is_left_alone_after_the_bound(
-    private_postgres: Server, silent_books: Books, served_at: datetime
+    private_postgres: Server, silent_books: Books, silent_store: SqlEventStore, served_at: datetime
 ) -> None:
     """It never says that time is up: neither for a statement, nor for a connection, nor to be cancelled."""
-    store = SqlEventStore(silent_books.database, within_s=0.5, metrics=NullMetrics())
     tenant = new_tenant()
     event = an_event(tenant, occurred_at=served_at)
-    await store.write([an_event(tenant, occurred_at=served_at)])
+    await silent_store.write([an_event(tenant, occurred_at=served_at)])
     private_postgres.pause()
     for _ in range(2):
         with anyio.fail_after(BOUND_S), pytest.raises(MeteringUnavailable):
-            await store.write([event])
+            await silent_store.write([event])
     private_postgres.resume()
     with anyio.fail_after(BOUND_S):
-        assert await store.write([event]) == [Stored.DURABLE]
+        assert await silent_store.write([event]) == [Stored.DURABLE]
     assert silent_books.ids(tenant).count(event.id) == 1
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import anyio
 import pytest
 
-from backend.adapters.db.ledger import EventConflict, GroupCommitLedger
+from backend.adapters.db.ledger import WORTH_A_COMMIT, EventConflict, GroupCommitLedger
 from backend.adapters.memory.metrics import NullMetrics
 from backend.adapters.prometheus.metrics import PrometheusMetrics
 from backend.domain.errors import MeteringUnavailable
 from backend.domain.health import HealthStatus
 from backend.domain.usage import UsageEvent
-from tests.contracts.ledgers import Books, an_event, columns_of, new_tenant, opened_books
-from tests.databases import postgres_cut_off, writers_held_off
+from tests.contracts.ledgers import Books, an_event, columns_of, insert, new_tenant, opened_books
+from tests.databases import connected, postgres_cut_off, writers_held_off
 
 pytestmark = pytest.mark.anyio
 
@@ -76,6 +76,36 @@ async def test_what_arrives_during_a_commit_goes_into_the_next_one(books: Books,
     await asyncio.gather(first, *later)
     rows = books.rows(tenant)
     assert (len(rows), books.commits(rows)) == (21, 2)
+
+
+async def test_a_crowd_is_split_between_two_commits(books: Books, ledger: GroupCommitLedger) -> None:
+    tenant = new_tenant()
+    assert await outcomes(ledger, [an_event(tenant) for _ in range(2 * WORTH_A_COMMIT)]) == [None] * 2 * WORTH_A_COMMIT
+    rows = books.rows(tenant)
+    # A file has one writer at a time.
+    assert (len(rows), books.commits(rows)) == (2 * WORTH_A_COMMIT, 2 if books.is_postgres else 1)
+
+
+@postgres_only
+async def test_a_second_commit_runs_beside_the_first_when_it_is_worth_one(
+    books: Books, ledger: GroupCommitLedger
+) -> None:
+    tenant = new_tenant()
+    first, *crowd = (an_event(tenant) for _ in range(1 + WORTH_A_COMMIT))
+    with connected(books.url) as other:
+        # Somebody else has the first event half written: its commit has to wait.
+        insert(other, first)
+        held = asyncio.create_task(ledger.append(tenant, first))
+        await anyio.wait_all_tasks_blocked()
+        few = asyncio.create_task(ledger.append(tenant, crowd[0]))
+        await anyio.wait_all_tasks_blocked()
+        await outcomes(ledger, crowd[1:])
+        assert sorted(books.ids(tenant)) == sorted(event.id for event in crowd)
+        assert few.done()
+        assert not held.done()
+        other.rollback()
+    await held
+    assert len(books.ids(tenant)) == 1 + WORTH_A_COMMIT
 
 
 async def test_an_idle_ledger_commits_each_event_at_once(books: Books, ledger: GroupCommitLedger) -> None:

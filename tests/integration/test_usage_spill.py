@@ -71,12 +71,15 @@ def spill(redis_line: Line) -> RedisUsageSpill:
 
 
 @pytest.fixture
-def drain(books: Books, spill: RedisUsageSpill, metrics: PrometheusMetrics) -> SpillDrain:
-    return SpillDrain(spill, a_store(books, metrics), metrics=metrics)
+async def event_store(books: Books, metrics: PrometheusMetrics) -> AsyncIterator[SqlEventStore]:
+    store = SqlEventStore(books.database, within_s=PATIENT_S, metrics=metrics)
+    yield store
+    await store.aclose()
 
 
-def a_store(books: Books, metrics: PrometheusMetrics) -> SqlEventStore:
-    return SqlEventStore(books.database, within_s=PATIENT_S, metrics=metrics)
+@pytest.fixture
+def drain(event_store: SqlEventStore, spill: RedisUsageSpill, metrics: PrometheusMetrics) -> SpillDrain:
+    return SpillDrain(spill, event_store, metrics=metrics)
 
 
 async def test_what_was_spilled_is_booked_as_it_was(books: Books, spill: RedisUsageSpill, drain: SpillDrain) -> None:
@@ -92,24 +95,24 @@ async def test_what_was_spilled_is_booked_as_it_was(books: Books, spill: RedisUs
 
 
 async def test_r3_what_is_in_the_ledger_already_is_drained_once(
-    books: Books, spill: RedisUsageSpill, drain: SpillDrain, metrics: PrometheusMetrics
+    books: Books, spill: RedisUsageSpill, drain: SpillDrain, event_store: SqlEventStore, metrics: PrometheusMetrics
 ) -> None:
     """A commit whose answer was lost: the event is in both places."""
     tenant = new_tenant()
     events = [an_event(tenant) for _ in range(4)]
-    await a_store(books, metrics).write(events[:2])
+    await event_store.write(events[:2])
     await spill.put(events)
     assert await drain.run() == 4
     assert sorted(books.ids(tenant)) == sorted(event.id for event in events)
 
 
 async def test_r3_many_drains_at_once_book_each_event_once(
-    books: Books, spill: RedisUsageSpill, metrics: PrometheusMetrics
+    books: Books, spill: RedisUsageSpill, event_store: SqlEventStore, metrics: PrometheusMetrics
 ) -> None:
     tenant = new_tenant()
     events = [an_event(tenant) for _ in range(1200)]
     assert await spill.put(events) == 1200
-    drains = [SpillDrain(spill, a_store(books, metrics), metrics=metrics) for _ in range(4)]
+    drains = [SpillDrain(spill, event_store, metrics=metrics) for _ in range(4)]
     await asyncio.gather(*(drain.run() for drain in drains))
     assert sorted(books.ids(tenant)) == sorted(event.id for event in events)
     assert await spill.waiting() == 0
@@ -139,11 +142,16 @@ async def test_a_drain_that_dies_leaves_everything_where_it_was(
 
 
 async def test_r4_entries_that_the_ledger_never_takes_are_set_aside_and_counted(
-    books: Books, spill: RedisUsageSpill, drain: SpillDrain, metrics: PrometheusMetrics, redis_client: Redis
+    books: Books,
+    spill: RedisUsageSpill,
+    drain: SpillDrain,
+    event_store: SqlEventStore,
+    metrics: PrometheusMetrics,
+    redis_client: Redis,
 ) -> None:
     tenant = new_tenant()
     booked, good = an_event(tenant), an_event(tenant)
-    await a_store(books, metrics).write([booked])
+    await event_store.write([booked])
     unfit = an_event(tenant, units=2**70)
     await spill.put([replace(booked, units=9), unfit])
     await redis_client.xadd(keys.usage_spill(), {"event": b"{not json"})

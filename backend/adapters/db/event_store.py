@@ -77,7 +77,6 @@ class SqlEventStore:
         self._clock = clock or SystemClock()
         self._engine = for_writing(database.engine, first=True)
         self._insert_all = PreparedStatement(database.engine, _FROM_DOCUMENT)
-        database.before_close(self._insert_all.aclose)
         self._is_sqlite = database.engine.dialect.name == "sqlite"
         self._within_s = within_s
         self._conflicts = metrics.counter(
@@ -100,6 +99,10 @@ class SqlEventStore:
         except TimeoutError as error:
             self._failures.add()
             raise MeteringUnavailable(retry_after_s=1) from error
+
+    async def aclose(self) -> None:
+        """Give the connections back that were kept for batches."""
+        await self._insert_all.aclose()
 
     async def probe(self) -> None:
         """Find out whether a write could succeed, without writing an event.

@@ -4,6 +4,11 @@ While one commit runs, the events that arrive collect; the next commit takes the
 system writes one row at once, a busy one hundreds in a commit. An event is durable when :meth:`append` returns: in
 the database, or where it waits for the database.
 
+A commit is mostly a wait for a disk. Were there one at a time, callers who were answered together would come back
+together, and the process would rest while their events are written: so a second commit may run beside the first, as
+soon as it is worth one, and a crowd is split between them. Which commits first does not matter: events of different
+callers have no order among themselves, and a reader stops below whatever is still being written.
+
 The writer decides where a batch goes, not the callers: one of them may have left, and its event is written all the
 same. Once the database has failed, batches go straight to the spill until a probe has found it well.
 """
@@ -28,6 +33,12 @@ from backend.services.ports import Metrics
 log = logging.getLogger(__name__)
 
 WRITE_WITHIN_S = 2.0
+
+AT_ONCE = 2
+"""Commits beside each other. SQLite has one writer at a time anyhow."""
+
+WORTH_A_COMMIT = 8
+"""Events for which a second commit begins before the first has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +95,10 @@ class GroupCommitLedger:
         self._max_batch = max_batch
         self._max_pending = max_pending
         self._pending: list[_Pending] = []
-        self._arrived = asyncio.Event()
-        self._writer: asyncio.Task[None] | None = None
-        self._closing = False
+        self._at_once = 1 if database.engine.dialect.name == "sqlite" else AT_ONCE
+        self._running: set[asyncio.Task[None]] = set()
+        self._will_look = False
+        self._is_open = False
         self._batches = metrics.histogram(
             "forecourt_ledger_batch_events", "Usage events in one commit.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
         )
@@ -94,18 +106,22 @@ class GroupCommitLedger:
         self._refused = metrics.counter("forecourt_ledger_refused_events_total", "Usage events that nobody could take.")
 
     def start(self) -> None:
-        """Start the writer on the running loop."""
-        self._writer = asyncio.create_task(self._write_forever(), name="ledger-writer")
+        """Take events from now on."""
+        self._is_open = True
 
     async def append(self, tenant_id: TenantId, event: UsageEvent) -> None:
         """Return once the event is durable, exactly once."""
         if event.tenant_id != tenant_id:
             raise ValueError("an event may only be booked on its own tenant")
-        if self._closing or self._writer is None or len(self._pending) >= self._max_pending:
+        if not self._is_open or len(self._pending) >= self._max_pending:
             raise MeteringUnavailable(retry_after_s=1)
-        entry = _Pending(event, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        entry = _Pending(event, loop.create_future())
         self._pending.append(entry)
-        self._arrived.set()
+        if not self._will_look:
+            # Whoever else appends in this turn of the loop comes along.
+            self._will_look = True
+            loop.call_soon(self._begin_commits)
         # A caller who leaves takes only this future with him: the model has answered, and the row is written.
         await entry.written
 
@@ -127,11 +143,12 @@ class GroupCommitLedger:
 
     async def aclose(self) -> None:
         """Write what is pending, then stop."""
-        self._closing = True
-        self._arrived.set()
-        if self._writer is not None:
-            await self._writer
+        self._is_open = False
+        self._begin_commits()
+        while self._running:
+            await asyncio.wait(self._running)
         await self._breaker.aclose()
+        await self._store.aclose()
 
     async def check(self) -> tuple[ResourceHealth, ...]:
         """Say whether usage can be made durable: in the database, or else where it waits for it."""
@@ -152,21 +169,33 @@ class GroupCommitLedger:
         detail = f"usage is kept until the database can take it: {waiting} events wait"
         return (ResourceHealth(name=name, status=HealthStatus.DEGRADED, detail=detail),)
 
-    async def _write_forever(self) -> None:
-        while True:
-            await self._arrived.wait()
-            batch, self._pending = self._pending[: self._max_batch], self._pending[self._max_batch :]
-            if not self._pending and not self._closing:
-                self._arrived.clear()
-            if not batch:
-                if self._closing:
-                    return
-                continue
-            try:
-                await (self._put_by(batch) if self._breaker.is_open else self._commit(batch))
-            except Exception as error:  # whatever it is: a writer that dies leaves its callers waiting
-                log.exception("ledger writer failed", exc_info=error)
-                _refuse(batch)
+    def _begin_commits(self) -> None:
+        """Begin what is worth beginning now. Called when events have arrived, and when a commit has ended."""
+        self._will_look = False
+        while self._pending and (free := self._at_once - len(self._running)):
+            waiting = len(self._pending)
+            if self._running and waiting < WORTH_A_COMMIT:
+                return
+            size = min(self._max_batch, waiting if waiting < 2 * WORTH_A_COMMIT else -(-waiting // free))
+            batch, self._pending = self._pending[:size], self._pending[size:]
+            task = asyncio.create_task(self._write(batch), name="ledger-commit")
+            self._running.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._running.discard(task)
+        self._begin_commits()
+
+    async def _write(self, batch: list[_Pending]) -> None:
+        try:
+            await (self._put_by(batch) if self._breaker.is_open else self._commit(batch))
+        except Exception as error:  # whatever it is: a writer that dies leaves its callers waiting
+            log.exception("ledger writer failed", exc_info=error)
+            _refuse(batch)
+        except asyncio.CancelledError:
+            # The loop itself is being torn down.
+            _refuse(batch)
+            raise
 
     async def _commit(self, batch: list[_Pending]) -> None:
         try:

@@ -177,7 +177,6 @@ class Database:
         self._writing = for_writing(engine)
         self._questions = SingleFlight()
         self._is_needed = is_needed
-        self._before_close: list[Callable[[], Awaitable[None]]] = []
         self._breaker = ProbedBreaker("database", self._ask, metrics=metrics or NullMetrics(), probe_is_proof=True)
 
     @asynccontextmanager
@@ -249,13 +248,7 @@ class Database:
         async with self.engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
 
-    def before_close(self, action: Callable[[], Awaitable[None]]) -> None:
-        """Run ``action`` before the engine goes: for whoever keeps connections out of its pool."""
-        self._before_close.append(action)
-
     async def aclose(self) -> None:
         """Close every connection."""
         await self._breaker.aclose()
-        for action in self._before_close:
-            await action()
         await self.engine.dispose()
