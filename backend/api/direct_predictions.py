@@ -103,7 +103,7 @@ class DirectPredictions:
         address = scope["client_address"] = client_address(scope, self._trusted)
         status = 0
         try:
-            written = await self._answer(Sent("POST", path, headers, request_id, b""), model, address, receive)
+            written = await self._answer(path, headers, request_id, model, address, receive)
             status = written.status
             await send({"type": "http.response.start", "status": status, "headers": _finished(written, scope)})
             await send({"type": "http.response.body", "body": written.body})
@@ -123,25 +123,26 @@ class DirectPredictions:
             or self._bounds.forbid(headers.get(b"content-length"))
         )
 
-    async def _answer(self, sent: Sent, model: str | None, address: str | None, receive: Receive) -> Written:
+    async def _answer(
+        self, path: str, headers: Headers, request_id: str, model: str | None, address: str | None, receive: Receive
+    ) -> Written:
         try:
             served = self._served()
-            headers = sent.headers
             key = headers.get(b"x-api-key")
             credential = credential_in(
                 headers.get(b"authorization", b"").decode("latin-1"), None if key is None else key.decode("latin-1")
             )
             caller = await served.authenticators.predict_caller(credential, address)
             body = await self._body(receive)
-            command = read_command(Sent(sent.method, sent.path, headers, sent.request_id, body), model)
+            command = read_command(Sent("POST", path, headers, request_id, body), model)
             return write(await served.predictions.predict(caller, command))
         except CallerLeft:
             raise
         except ForecourtError as refusal:
-            return _refused(refusal, sent.request_id)
+            return _refused(refusal, request_id)
         except Exception:  # noqa: BLE001  # the last place before the server: whatever it is, the caller gets an answer
-            error_log.exception("unhandled error", extra={"request_id": sent.request_id})
-            return _refused(ForecourtError("Something went wrong on our side."), sent.request_id)
+            error_log.exception("unhandled error", extra={"request_id": request_id})
+            return _refused(ForecourtError("Something went wrong on our side."), request_id)
 
     async def _body(self, receive: Receive) -> bytes:
         receive = self._bounds.bounded(receive)

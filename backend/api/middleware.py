@@ -8,8 +8,10 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Coroutine, Generator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from types import CoroutineType
+from typing import Any
 from urllib.parse import parse_qsl
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -94,6 +96,48 @@ class RequestContext:
             log_access(scope, status, request_id, started_s)
 
 
+class _Begun:
+    """The rest of a coroutine that has been begun, and waits for something."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Message], waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, Message]:
+        waits_for = self._waits_for
+        try:
+            while True:
+                try:
+                    answer = yield waits_for
+                except BaseException as error:  # noqa: BLE001  # whatever it is, it belongs to the coroutine
+                    waits_for = self._coroutine.throw(error)
+                else:
+                    waits_for = self._coroutine.send(answer)
+        except StopIteration as ended:
+            message: Message = ended.value
+            return message
+
+
+async def _within(seconds: float, receiving: Awaitable[Message]) -> Message:
+    """Wait for a message; what is there already, as a body nearly always is, is taken without setting a timer.
+
+    Raises:
+        RequestTimeout: it did not come in time.
+    """
+    if isinstance(receiving, CoroutineType):
+        try:
+            waits_for = receiving.send(None)
+        except StopIteration as ended:
+            message: Message = ended.value
+            return message
+        receiving = _Begun(receiving, waits_for)
+    try:
+        async with asyncio.timeout(seconds):
+            return await receiving
+    except TimeoutError:
+        raise RequestTimeout from None
+
+
 class BodyBounds:
     """How long a request's body may be, and how long it may take."""
 
@@ -122,11 +166,7 @@ class BodyBounds:
                 return await receive()
             now_s = time.monotonic()
             deadline_s = deadline_s or now_s + self._timeout_s
-            try:
-                async with asyncio.timeout(deadline_s - now_s):
-                    message = await receive()
-            except TimeoutError:
-                raise RequestTimeout from None
+            message = await _within(deadline_s - now_s, receive())
             received_bytes += len(message.get("body", b""))
             if received_bytes > self._limit_bytes:
                 raise self.too_large()

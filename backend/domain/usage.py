@@ -42,7 +42,7 @@ class UsageEvent:
 
     def fingerprint(self) -> bytes:
         """Return the SHA-256 of the event's content: the same id with another one is a conflict."""
-        content = (
+        written = (
             self.id,
             self.tenant_id,
             self.credential_id,
@@ -59,7 +59,11 @@ class UsageEvent:
             self.occurred_at.astimezone(UTC).isoformat(),
             self.period,
         )
-        return hashlib.sha256(json.dumps(content).encode()).digest()
+        return hashlib.sha256(_spell(written).encode()).digest()
+
+
+_spell = json.JSONEncoder(check_circular=False).encode
+"""As ``json.dumps``, without looking for circles: each event of the ledger is spelt so, and must be for ever."""
 
 
 def decide_billing(*, environment: Environment, units: int, cached_units: int, plan: Plan) -> tuple[int, BillingReason]:

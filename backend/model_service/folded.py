@@ -105,7 +105,7 @@ class FoldedLinearRunner:
         """Predict rows."""
         scores = self._builder.matrix(rows) @ self._weights
         scores += self._offsets
-        if not np.isfinite(scores).all():
+        if not np.logical_and.reduce(np.isfinite(scores), axis=None):
             raise WrongAnswer("The model's answer is not finite.")
         if not self._classes:
             return Columns(values=scores[:, 0])
@@ -157,9 +157,10 @@ def _coefficients(final: Any, scores: int) -> tuple[_Exact, _Exact]:
 
 def softmax(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return each row's probabilities, computed as scikit-learn does; the scores are overwritten."""
-    scores -= scores.max(axis=1, keepdims=True)
+    # The methods of an array do the same, a microsecond later each.
+    scores -= np.maximum.reduce(scores, axis=1, keepdims=True)
     np.exp(scores, out=scores)
-    scores /= scores.sum(axis=1, keepdims=True)
+    scores /= np.add.reduce(scores, axis=1, keepdims=True)
     return scores
 
 

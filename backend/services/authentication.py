@@ -1,5 +1,8 @@
 """From a presented credential to a verified caller."""
 
+from dataclasses import dataclass
+from hashlib import sha256
+
 from backend.domain.admission import Epochs
 from backend.domain.api_keys import Environment, KeyGrant, PresentedKey, VerifiedKey, parse_key
 from backend.domain.callers import ActorKind, Caller, PlatformCaller, PredictCaller
@@ -22,6 +25,17 @@ from backend.services.ports import (
     UnitOfWork,
 )
 
+MOST_RECENT = 10_000
+"""Credentials that are remembered; beyond it all are forgotten, and verify once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Recent:
+    """The cached copy of a key against which a credential has verified, and the caller that it made."""
+
+    grant: KeyGrant
+    caller: PredictCaller
+
 
 class KeyAuthenticator:
     """Verifies API keys. Form and checksum cost no I/O; the look-up is cached, and use is noted off the path."""
@@ -34,6 +48,7 @@ class KeyAuthenticator:
         self._hasher = hasher
         self._use = use
         self._clock = clock
+        self._recent: dict[bytes, _Recent] = {}
 
     async def authenticate(self, credential: str, address: str | None, *, fresh: bool = False) -> VerifiedKey:
         """Return what stands behind a key.
@@ -69,6 +84,42 @@ class KeyAuthenticator:
             raise Unauthenticated
         verified.grant.require_usable(self._clock.now(), address)
         return verified
+
+    async def predict_caller(self, credential: str, address: str | None, *, fresh: bool = False) -> PredictCaller:
+        """Return the caller of predictions behind a key.
+
+        A secret that has verified against the cached copy of its key need not verify against that same copy again:
+        what is remembered of it is a digest, and is forgotten with the copy.
+
+        Raises:
+            ForecourtError: as :meth:`authenticate`.
+        """
+        digest = sha256(credential.encode()).digest()
+        if not fresh:
+            known = self._recent.get(digest)
+            if known is not None and known.caller.address == address and await self._still_holds(known):
+                return known.caller
+        verified = await self.authenticate(credential, address, fresh=fresh)
+        grant, generation = verified.grant, verified.generation
+        caller = PredictCaller.from_key(grant, address=address, fresh=fresh, generation=generation)
+        if generation == grant.key.generation and not fresh:
+            if len(self._recent) >= MOST_RECENT:
+                self._recent.clear()
+            self._recent[digest] = _Recent(grant, caller)
+        return caller
+
+    async def _still_holds(self, known: "_Recent") -> bool:
+        """Whether the key is the copy that the secret verified against, and may be used now; notes its use then."""
+        key = known.grant.key
+        if not self._keys.holds(key.lookup_id) or await self._keys.find(key.lookup_id) is not known.grant:
+            return False
+        try:
+            known.grant.require_usable(self._clock.now(), known.caller.address)
+        except (Unauthenticated, Forbidden):
+            # Said again by whoever looks at the key anew: it may have been widened meanwhile.
+            return False
+        self._use.note(key.id, known.caller.generation)
+        return True
 
     async def _find(self, lookup_id: str, address: str) -> KeyGrant | None:
         if self._keys.holds(lookup_id):

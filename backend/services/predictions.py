@@ -23,11 +23,7 @@ from backend.domain.errors import (
     DeadlineExceeded,
     EnforcementUnavailable,
     Forbidden,
-    IdempotencyInProgress,
-    IdempotencyKeyReused,
     MeteringUnavailable,
-    QuotaExceeded,
-    RateLimited,
     Unauthenticated,
 )
 from backend.domain.ids import new_id
@@ -36,6 +32,7 @@ from backend.domain.predictions import PredictCommand, PredictionAnswer, Replaye
 from backend.domain.scopes import Scope
 from backend.domain.usage import UsageEvent, decide_billing
 from backend.services.cache_keys import cache_key, cache_key_prefix
+from backend.services.outcomes import OutcomeMeter, held, refuse
 from backend.services.ports import Admission, EncodedRows, KeyDirectory, Ledger, Metrics, ModelCatalog, ServedModel
 
 log = logging.getLogger(__name__)
@@ -64,6 +61,7 @@ class PredictionService:
             reason: metrics.counter("forecourt_shadow_refusals_total", text, reason=str(reason))
             for reason in (Verdict.RATE_LIMITED, Verdict.QUOTA_EXCEEDED)
         }
+        self._outcomes = OutcomeMeter(metrics)
         self._unfinished: set[asyncio.Task[None]] = set()
 
     async def predict(self, caller: PredictCaller, command: PredictCommand) -> PredictionAnswer | ReplayedAnswer:
@@ -72,6 +70,15 @@ class PredictionService:
         Raises:
             ForecourtError: one of the refusals that API.md lists under predictions. Nothing was charged then.
         """
+        try:
+            answer = await self._answer(caller, command)
+        except BaseException as error:
+            self._outcomes.failed(error)
+            raise
+        self._outcomes.answered(answer)
+        return answer
+
+    async def _answer(self, caller: PredictCaller, command: PredictCommand) -> PredictionAnswer | ReplayedAnswer:
         caller = await self._permitted(caller, lambda asking: asking.require(Scope.PREDICT))
         model = self._catalog.resolve(ModelRef.parse(command.model), f"{caller.tenant_id}:{caller.credential_id}")
         caller = await self._permitted(caller, lambda asking: _require_call(asking, model.info, command.model))
@@ -80,7 +87,7 @@ class PredictionService:
         caller, decision = await self._admit(caller, command, model, rows.count, cache_keys)
         if decision.replay is not None:
             return ReplayedAnswer(answer=decision.replay, standing=decision.standing)
-        lease = _held(decision)
+        lease = held(decision)
         try:
             cached = decision.cached or (None,) * rows.count
             predictions = await self._complete(caller, command, model, rows, cached)
@@ -135,7 +142,7 @@ class PredictionService:
             )
             decision = await self._admission.admit(caller.tenant_id, request)
             if decision.verdict is not Verdict.STALE:
-                _refuse(decision)
+                refuse(decision)
                 if decision.overrun is not None:
                     self._overruns[decision.overrun].add()
                 return caller, decision
@@ -271,28 +278,8 @@ def _require_call(caller: PredictCaller, model: ModelInfo, reference: str) -> No
     caller.require_model(model, reference)
 
 
-def _held(decision: AdmissionDecision) -> Lease:
-    if decision.lease is None:
-        raise RuntimeError("an admitted request holds a lease")
-    return decision.lease
-
-
 def _cache_fill(
     cache_keys: Sequence[bytes], cached: Sequence[bytes | None], predictions: Sequence[bytes]
 ) -> tuple[tuple[bytes, bytes], ...]:
     rows = zip(cache_keys, cached, predictions, strict=True)
     return tuple([(key, prediction) for key, hit, prediction in rows if hit is None])
-
-
-def _refuse(decision: AdmissionDecision) -> None:
-    match decision.verdict:
-        case Verdict.RATE_LIMITED:
-            raise RateLimited(retry_after_s=decision.retry_after_s, standing=decision.standing)
-        case Verdict.QUOTA_EXCEEDED:
-            raise QuotaExceeded(retry_after_s=decision.retry_after_s, standing=decision.standing)
-        case Verdict.IDEMPOTENCY_REUSED:
-            raise IdempotencyKeyReused
-        case Verdict.IDEMPOTENCY_IN_PROGRESS:
-            raise IdempotencyInProgress(retry_after_s=1)
-        case _:
-            return

@@ -11,6 +11,8 @@ site.py              all of these together
 table.py             how servers are measured in interleaved rounds; report.py writes it down
 comparisons.py       what is measured against what, and what it has to reach
 profile.py           a flame graph, and the microseconds of each stage
+peers.py             other model servers, where they are installed
+scale.py             other tables: how cost grows with size
 estimators.py        another table: which runner each of scikit-learn's estimators gets
 ===================  ================================================================================
 """
@@ -20,13 +22,16 @@ import shutil
 import sys
 import tempfile
 import time
+from itertools import chain
 from pathlib import Path
 
 from tests.bench import estimators
 from tests.bench.comparisons import comparisons
 from tests.bench.machine import split_cores
+from tests.bench.peers import PEERS, peers_of
 from tests.bench.profile import profile
 from tests.bench.report import markdown, plot
+from tests.bench.scale import Limits, Scale
 from tests.bench.site import open_site
 from tests.bench.table import Bench
 
@@ -40,21 +45,29 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("servers", "estimators"),
+        choices=("servers", "scale", "estimators"),
         default="servers",
-        help="servers (default): beside bare ones; estimators: which runner each of scikit-learn's gets, and why",
+        help="servers (default): beside bare ones; scale: how cost grows with processes, rows, keys, tenants and the "
+        "ledger; estimators: which runner each of scikit-learn's gets, and why",
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each comparison")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each server's turn in a round")
     parser.add_argument("--only", default="", help="comparisons by their beginning, with commas: A,F")
     parser.add_argument("--profile", action="store_true", help="show where a prediction's time goes, and nothing else")
     parser.add_argument("--model", default="a", choices=("a", "b", "c", "f"), help="the model that is profiled")
+    parser.add_argument("--peers", default="", help=f"other servers of A, with commas: {','.join(PEERS)}")
+    most = Limits()
+    parser.add_argument("--keys", type=int, default=most.keys, help="scale: the most keys, up to 100000")
+    parser.add_argument("--tenants", type=int, default=most.tenants, help="scale: the most tenants, up to 10000")
+    parser.add_argument("--events", type=int, default=most.events, help="scale: the largest ledger, up to 10000000")
     options = parser.parse_args(arguments)
     OUTPUT.mkdir(parents=True, exist_ok=True)
     workshop = Path(tempfile.mkdtemp(dir=OUTPUT))
     try:
         if options.what == "estimators":
             _estimators(workshop)
+        elif options.what == "scale":
+            _scale(workshop, options)
         else:
             (_profile if options.profile else _table)(workshop, options)
     finally:
@@ -67,7 +80,8 @@ def _table(workshop: Path, options: argparse.Namespace) -> None:
     with open_site(workshop, cores, _say) as site:
         bench = Bench(site.generator, site.store_pids, rounds=options.rounds, seconds=options.seconds)
         wanted = tuple(options.only.split(","))
-        results = [bench.measure(each, _say) for each in comparisons(site) if each.name.startswith(wanted)]
+        asked = chain(comparisons(site), peers_of(site, tuple(filter(None, options.peers.split(",")))))
+        results = [bench.measure(each, _say) for each in asked if each.name.startswith(wanted)]
         told = (cores.told(), f"load from {site.generator.told}", f"{options.rounds} rounds of {options.seconds:g} s")
         report = markdown(results, told=told)
     (OUTPUT / "bench.md").write_text(report)
@@ -84,6 +98,17 @@ def _profile(workshop: Path, options: argparse.Namespace) -> None:
     (OUTPUT / "profile.md").write_text(report)
     sys.stdout.write(f"\n{report}\n")
     _say(f"report in {OUTPUT / 'profile.md'}, flame graph in {found.flame_graph}")
+
+
+def _scale(workshop: Path, options: argparse.Namespace) -> None:
+    began_s = time.monotonic()
+    limits = Limits(keys=options.keys, tenants=options.tenants, events=options.events)
+    with open_site(workshop, split_cores(), _say) as site:
+        lines = Scale(site=site, seconds=options.seconds, rounds=options.rounds, limits=limits).report()
+        report = "\n".join(lines)
+    (OUTPUT / "scale.md").write_text(report)
+    sys.stdout.write(f"\n{report}\n")
+    _say(f"{time.monotonic() - began_s:.0f} s; report in {OUTPUT / 'scale.md'}")
 
 
 def _estimators(workshop: Path) -> None:

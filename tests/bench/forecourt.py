@@ -80,9 +80,13 @@ class Shape:
 
 def set_up(shape: Shape, *, tenants: int = 1, keys_each: int = 1) -> list[str]:
     """Migrate an empty store and fill it with tenants and keys; return the keys as callers send them."""
-    settings = shape.settings()
-    upgrade(settings.migration_url)
-    return asyncio.run(_fill(settings, tenants, keys_each))
+    upgrade(shape.settings().migration_url)
+    return fill(shape, tenants=tenants, keys_each=keys_each)
+
+
+def fill(shape: Shape, *, tenants: int = 1, keys_each: int = 1) -> list[str]:
+    """Add tenants with keys to a migrated store; return the keys as callers send them."""
+    return asyncio.run(_fill(shape.settings(), tenants, keys_each))
 
 
 async def _fill(settings: Settings, tenants: int, keys_each: int) -> list[str]:
@@ -90,17 +94,17 @@ async def _fill(settings: Settings, tenants: int, keys_each: int) -> list[str]:
     async with AsyncExitStack() as stack:
         shared = await open_shared(settings, stack, SystemClock())
         for first in range(0, tenants, 100):
-            made = [await _tenant(shared, first + number) for number in range(min(100, tenants - first))]
+            made = [await _tenant(shared) for _ in range(min(100, tenants - first))]
             for tenant in made:
                 async with shared.database.unit_of_work() as unit:
                     secrets += await _keys(settings, unit, tenant, keys_each)
     return secrets
 
 
-async def _tenant(shared: Shared, number: int) -> Tenant:
+async def _tenant(shared: Shared) -> Tenant:
     async with tenant_service(shared) as (service, unit):
         await unit.plans.add(PLAN)
-        return await service.create(slug=f"bench-{number}", name="bench", plan=PLAN.name)
+        return await service.create(slug=new_id("bench").lower().replace("_", "-"), name="bench", plan=PLAN.name)
 
 
 async def _keys(settings: Settings, unit: SqlUnitOfWork, tenant: Tenant, count: int) -> list[str]:
@@ -120,7 +124,7 @@ async def _keys(settings: Settings, unit: SqlUnitOfWork, tenant: Tenant, count: 
             secret_hash=hashed,
             pepper_version=pepper_version,
             last4=secret[-4:],
-            scopes=frozenset({Scope.PREDICT}),
+            scopes=frozenset({Scope.PREDICT, Scope.USAGE_READ}),
             models=None,
             allowed_cidrs=None,
             rate_per_minute=None,

@@ -18,6 +18,10 @@ class Cores:
     def are_apart(self) -> bool:
         return not self.server & self.others
 
+    def turned(self) -> "Cores":
+        """Return them with the roles exchanged: for a second server beside the first."""
+        return Cores(server=self.others, others=self.server)
+
     def told(self) -> str:
         """Say it in a report."""
         if not self.are_apart:

@@ -6,6 +6,7 @@ from backend.adapters.quota_rebuild import Books, QuotaRebuild
 from backend.adapters.redis import keys, wire
 from backend.adapters.redis.line import Reply, Script
 from backend.adapters.redis.scripts import ScriptRunner
+from backend.adapters.redis.wordings import Wordings
 from backend.domain.admission import (
     AdmissionDecision,
     AdmissionRequest,
@@ -90,6 +91,7 @@ class RedisAdmission:
         self._epoch_ttl_s = epoch_ttl_s
         self._given_clock = clock
         self._local_clock = clock or SystemClock()
+        self._wordings = Wordings()
         self._admit = Script("admit")
         self._settle = Script("settle")
         self._begin = Script("begin")
@@ -104,6 +106,7 @@ class RedisAdmission:
             call = wire.admit_call(
                 tenant_id,
                 request,
+                self._wordings,
                 period=period,
                 now_s=self._now_s(),
                 epoch_ttl_s=self._epoch_ttl_s,

@@ -3,10 +3,11 @@
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from backend.adapters.redis import keys
 from backend.adapters.redis.line import Reply, Value
+from backend.adapters.redis.wordings import Wordings, limit_keys, said_by
 from backend.domain.admission import AdmissionRequest, Lease, Settlement, StoredAnswer
 from backend.domain.api_keys import Environment
 from backend.domain.ids import TenantId
@@ -26,16 +27,14 @@ COUNTER_KEPT_S = 45 * 86_400
 _FEW = [struct.Struct(f">{count}d") for count in range(32)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(NamedTuple):
     """The keys and arguments of one script call."""
 
     keys: list[str | bytes]
     args: list[Value]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Seen(NamedTuple):
     """The limits as a script saw them."""
 
     now_s: float
@@ -44,35 +43,42 @@ class Seen:
 
 
 def admit_call(
-    tenant_id: TenantId, request: AdmissionRequest, *, period: str, now_s: float, epoch_ttl_s: int, lease_ttl_s: float
+    tenant_id: TenantId,
+    request: AdmissionRequest,
+    wordings: Wordings,
+    *,
+    period: str,
+    now_s: float,
+    epoch_ttl_s: int,
+    lease_ttl_s: float,
 ) -> Call:
     """Return the call that decides a request."""
-    numbers = [
-        now_s,
-        period_start_s(period),
-        period_end_s(period),
-        SPENDS if request.enforces else SPENDS_IN_SHADOW,
-        request.epochs.tenant,
-        request.epochs.credential,
-        request.epochs.fresh,
-        epoch_ttl_s,
-        request.cost,
-        lease_ttl_s,
-        COUNTER_KEPT_S,
-        *_rules(request.rates, request.quotas),
-    ]
-    touched: list[str | bytes] = [
-        keys.tenant_epoch(tenant_id),
-        keys.credential_epoch(tenant_id, request.credential_id),
-        *_limit_keys(tenant_id, request.environment, period, request.rates, request.quotas),
-    ]
+    wording = wordings.of(tenant_id, request, period)
+    said = said_by(request, now_s)
+    if wording.said != said:
+        numbers = [
+            now_s,
+            period_start_s(period),
+            period_end_s(period),
+            SPENDS if request.enforces else SPENDS_IN_SHADOW,
+            request.epochs.tenant,
+            request.epochs.credential,
+            request.epochs.fresh,
+            epoch_ttl_s,
+            request.cost,
+            lease_ttl_s,
+            COUNTER_KEPT_S,
+            *_rules(request.rates, request.quotas),
+        ]
+        wording.numbers, wording.said = _pack(numbers), said
+    touched: list[str | bytes] = [*wording.keys]
     claim = request.idempotency
     if claim is not None:
         touched.append(keys.idempotency_slot(tenant_id, request.credential_id, claim.key))
     if request.cache_keys:
         prefix = keys.cached_row_prefix(tenant_id)
         touched += [prefix + digest for digest in request.cache_keys]
-    return Call(keys=touched, args=[_pack(numbers), request.lease_id, b"" if claim is None else claim.fingerprint])
+    return Call(touched, [wording.numbers, request.lease_id, b"" if claim is None else claim.fingerprint])
 
 
 def look_call(
@@ -88,7 +94,7 @@ def look_call(
     """Return the call that only looks at the limits. ``token`` is for counters that have not begun."""
     numbers = [now_s, period_start_s(period), period_end_s(period), *[0.0] * 8, *_rules(rates, quotas)]
     epochs = [keys.tenant_epoch(tenant_id)] * 2  # Not looked at, but they have their places.
-    limits = _limit_keys(tenant_id, environment, period, rates, quotas)
+    limits = limit_keys(tenant_id, environment, period, rates, quotas)
     return Call(keys=[*epochs, *limits], args=[_pack(numbers), token, b""])
 
 
@@ -166,7 +172,7 @@ def read_rows(reply: Reply) -> tuple[bytes | None, ...]:
 def _end_call(
     tenant_id: TenantId, lease: Lease, how: str, *, now_s: float, answer_ttl_s: float, row_ttl_s: float
 ) -> Call:
-    touched: list[str | bytes] = [*_limit_keys(tenant_id, lease.environment, lease.period, (), lease.quotas)]
+    touched: list[str | bytes] = [*limit_keys(tenant_id, lease.environment, lease.period, (), lease.quotas)]
     claim = lease.idempotency
     if claim is not None:
         touched.append(keys.idempotency_slot(tenant_id, lease.credential_id, claim.key))
@@ -183,20 +189,6 @@ def _end_call(
             max(1, round(row_ttl_s * 1000)),
         ],
     )
-
-
-def _limit_keys(
-    tenant_id: TenantId,
-    environment: Environment,
-    period: str,
-    rates: tuple[RateRule, ...],
-    quotas: tuple[QuotaRule, ...],
-) -> list[str]:
-    touched = [keys.rate_level(tenant_id, rule) for rule in rates]
-    for rule in quotas:
-        counter = keys.quota_counter(tenant_id, rule, environment, period)
-        touched += (counter, keys.quota_leases(counter))
-    return touched
 
 
 def _rules(rates: tuple[RateRule, ...], quotas: tuple[QuotaRule, ...]) -> list[float]:

@@ -218,8 +218,7 @@ class Authenticators:
     async def predict_caller(self, credential: str, address: str | None, *, fresh: bool = False) -> PredictCaller:
         """Verify a credential, and gather the limits that apply to its predictions."""
         if _is_key(credential):
-            verified = await self.keys.authenticate(credential, address, fresh=fresh)
-            return PredictCaller.from_key(verified.grant, address=address, fresh=fresh, generation=verified.generation)
+            return await self.keys.predict_caller(credential, address, fresh=fresh)
         return await self.tokens.predict_caller(credential, address)
 
 

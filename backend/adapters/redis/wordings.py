@@ -1,0 +1,89 @@
+"""What all requests of one credential say in the same words, worked out once.
+
+A request names up to a dozen keys and as many numbers; all but its lease, its rows and its Idempotency-Key are those of
+the request before. They are kept by credential, and worked out again as soon as anything in them is another.
+"""
+
+from dataclasses import dataclass
+
+from backend.adapters.redis import keys
+from backend.domain.admission import AdmissionRequest, Epochs
+from backend.domain.api_keys import Environment
+from backend.domain.ids import TenantId
+from backend.domain.limits import QuotaRule, RateRule
+
+MOST_KNOWN = 10_000
+"""Credentials. Beyond it all are forgotten: they come back with their next requests."""
+
+
+@dataclass(slots=True)
+class Wording:
+    """The keys of a credential's limits, and the packed numbers of the last request."""
+
+    tenant_id: TenantId
+    environment: Environment
+    period: str
+    rates: tuple[RateRule, ...]
+    quotas: tuple[QuotaRule, ...]
+    keys: tuple[str, ...]
+    said: tuple[object, ...] = ()
+    numbers: bytes = b""
+
+    def fits(self, tenant_id: TenantId, request: AdmissionRequest, period: str) -> bool:
+        """Whether a request has the same limits, as the same objects: a cached grant hands out its own."""
+        return (
+            self.rates is request.rates
+            and self.quotas is request.quotas
+            and self.period == period
+            and self.environment is request.environment
+            and self.tenant_id == tenant_id
+        )
+
+
+class Wordings:
+    """Implements nothing: a memory of :class:`RedisAdmission`."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Wording] = {}
+
+    def of(self, tenant_id: TenantId, request: AdmissionRequest, period: str) -> Wording:
+        """Return what is known of the request's credential."""
+        known = self._known.get(request.credential_id)
+        if known is not None and known.fits(tenant_id, request, period):
+            return known
+        if len(self._known) >= MOST_KNOWN:
+            self._known.clear()
+        wording = self._known[request.credential_id] = Wording(
+            tenant_id=tenant_id,
+            environment=request.environment,
+            period=period,
+            rates=request.rates,
+            quotas=request.quotas,
+            keys=(
+                keys.tenant_epoch(tenant_id),
+                keys.credential_epoch(tenant_id, request.credential_id),
+                *limit_keys(tenant_id, request.environment, period, request.rates, request.quotas),
+            ),
+        )
+        return wording
+
+
+def said_by(request: AdmissionRequest, now_s: float) -> tuple[object, ...]:
+    """Return what makes one request's numbers differ from those of another with the same limits."""
+    epochs: Epochs = request.epochs
+    return (now_s, request.cost, request.enforces, epochs.tenant, epochs.credential, epochs.fresh)
+
+
+def limit_keys(
+    tenant_id: TenantId,
+    environment: Environment,
+    period: str,
+    rates: tuple[RateRule, ...],
+    quotas: tuple[QuotaRule, ...],
+) -> list[str]:
+    """Return the keys of some limits: levels, then each counter with its leases."""
+    touched = [keys.rate_level(tenant_id, rule) for rule in rates]
+    for rule in quotas:
+        counter = keys.quota_counter(tenant_id, rule, environment, period)
+        touched += (counter, keys.quota_leases(counter))
+    return touched
