@@ -28,7 +28,7 @@ from pathlib import Path
 from tests.bench import estimators
 from tests.bench.comparisons import comparisons
 from tests.bench.machine import split_cores
-from tests.bench.peers import PEERS, peers_of
+from tests.bench.peers import PEERS, peer_comparison, peers_of
 from tests.bench.profile import profile
 from tests.bench.report import markdown, plot
 from tests.bench.scale import Limits, Scale
@@ -76,14 +76,17 @@ def main(arguments: list[str]) -> None:
 
 def _table(workshop: Path, options: argparse.Namespace) -> None:
     began_s = time.monotonic()
+    peers, missing = peers_of(tuple(filter(None, options.peers.split(","))))
+    for told in missing:
+        _say(told)
     cores = split_cores()
     with open_site(workshop, cores, _say) as site:
         bench = Bench(site.generator, site.store_pids, rounds=options.rounds, seconds=options.seconds)
         wanted = tuple(options.only.split(","))
-        asked = chain(comparisons(site), peers_of(site, tuple(filter(None, options.peers.split(",")))))
+        asked = chain(comparisons(site), peer_comparison(site, peers))
         results = [bench.measure(each, _say) for each in asked if each.name.startswith(wanted)]
-        told = (cores.told(), f"load from {site.generator.told}", f"{options.rounds} rounds of {options.seconds:g} s")
-        report = markdown(results, told=told)
+        facts = (cores.told(), f"load from {site.generator.told}", f"{options.rounds} rounds of {options.seconds:g} s")
+        report = markdown(results, told=facts)
     (OUTPUT / "bench.md").write_text(report)
     plot(results, OUTPUT / "bench.png")
     sys.stdout.write(f"\n{report}\n")

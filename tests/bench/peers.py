@@ -6,6 +6,7 @@ what it has for batching switched on; none of them knows a credential, a limit o
 
 import importlib.util
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -62,8 +63,14 @@ if __name__ == "__main__":
 """
 
 
-def peers_of(site: Site, names: Sequence[str]) -> Iterator[Comparison]:
-    """Yield the comparison with those of some peers that are installed; say which are not.
+def is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def peers_of(
+    names: Sequence[str], *, is_installed: Callable[[str], bool] = is_installed
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return those of some peers that are installed, and a sentence for each that is not.
 
     Raises:
         ValueError: a name is none of :data:`PEERS`.
@@ -71,14 +78,17 @@ def peers_of(site: Site, names: Sequence[str]) -> Iterator[Comparison]:
     unknown = [name for name in names if name not in PEERS]
     if unknown:
         raise ValueError(f"no such peer: {', '.join(unknown)}; there are {', '.join(PEERS)}")
-    found = [name for name in names if importlib.util.find_spec(name) is not None]
-    for name in names:
-        if name not in found:
-            site.say(f"{name} is not installed: `var/venv/bin/pip install {name}` puts it beside the rest")
-    if found:
-        peers = [PEERS[name](site, free_port()) for name in found]
-        ours = site.ours("server").asked("a")
-        yield Comparison(name="A, peers", connections=CONNECTIONS, contenders=(site.bare("sklearn", "a"), ours, *peers))
+    remedy = "{0} is not installed: `var/venv/bin/pip install {0}` puts it beside the rest"
+    found = tuple(name for name in names if is_installed(name))
+    return found, tuple(remedy.format(name) for name in names if name not in found)
+
+
+def peer_comparison(site: Site, names: Sequence[str]) -> Iterator[Comparison]:
+    """Yield the comparison with some peers, which are started when it comes up."""
+    if names:
+        peers = [PEERS[name](site, free_port()) for name in names]
+        contenders = (site.bare("sklearn", "a"), site.ours("server").asked("a"), *peers)
+        yield Comparison(name="A, peers", connections=CONNECTIONS, contenders=contenders)
 
 
 def _mlserver(site: Site, port: int) -> Contender:
@@ -100,7 +110,7 @@ def _mlserver(site: Site, port: int) -> Contender:
         "parameters": {"uri": str(site.models.joblib("a"))},
     }
     (folder / "model-settings.json").write_text(json.dumps(model))
-    command = python("mlserver", "start", str(folder))
+    command = (str(Path(sys.executable).with_name("mlserver")), "start", str(folder))
     rows = (f'{{"name": "rows", "shape": [1, 4], "datatype": "FP64", "data": {row}}}' for row in _rows(site))
     bodies = (f'{{"inputs": [{row}], "outputs": [{{"name": "predict_proba"}}]}}' for row in rows)
     return _serving(site, "mlserver", port, command, "/v2/models/a/infer", bodies)
@@ -117,7 +127,7 @@ def _bentoml(site: Site, port: int) -> Contender:
 def _litserve(site: Site, port: int) -> Contender:
     folder = _folder(site, "litserve")
     (folder / "service.py").write_text(_LITSERVE % (str(site.models.joblib("a")), port))
-    command = (python("x")[0], str(folder / "service.py"))
+    command = (sys.executable, str(folder / "service.py"))
     bodies = (f'{{"inputs": [{row}]}}' for row in _rows(site))
     return _serving(site, "litserve", port, command, "/predict", bodies)
 

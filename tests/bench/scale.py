@@ -91,7 +91,7 @@ class Scale:
                 servers = [stack.enter_context(forecourt(shape, cores=each, folder=self.site.folder)) for each in cores]
                 measured = [self._measured(servers, keys, 1) for _ in range(self.rounds)]
                 memory = sum(served.memory_mb() for served in servers)
-                rows.append((name, *_cells(measured), f"{memory:.0f}"))
+                rows.append((name, *cells(measured), f"{memory:.0f}"))
                 self.site.say(f"{name}: {rows[-1][1]} predictions/s, {memory:.0f} MB")
         yield from markdown_table(("servers", *HEADER, "memory MB"), rows)
         yield ""
@@ -99,7 +99,7 @@ class Scale:
     def _sizes(self, name: str, sizes: Sequence[int], measure: Callable[[int], list["Costs"]]) -> Iterator[str]:
         rows = []
         for size in sizes:
-            rows.append((f"{size:,}", *_cells(measure(size))))
+            rows.append((f"{size:,}", *cells(measure(size))))
             self.site.say(f"{name} {size:,}: {rows[-1][1]} predictions/s, {rows[-1][4]} µs")
         yield from markdown_table((name, *HEADER), rows)
         yield ""
@@ -137,7 +137,7 @@ class Scale:
             measured = [self._measured([served], keys, 1) for _ in range(self.rounds)]
             page_ms = self._asked_ms(served, keys[0], "/v1/usage/events?limit=100")
             summary_ms = self._asked_ms(served, keys[0], "/v1/usage/summary?bucket=day&group_by=model")
-            rows.append((f"{size:,}", *_cells(measured), f"{page_ms:.1f}", f"{summary_ms:.1f}"))
+            rows.append((f"{size:,}", *cells(measured), f"{page_ms:.1f}", f"{summary_ms:.1f}"))
             self.site.say(f"ledger of {size:,}: {rows[-1][1]} predictions/s, summary in {summary_ms:.1f} ms")
         engine.dispose()
         yield from markdown_table(("events before", *HEADER, "events page ms", "summary ms"), rows)
@@ -194,7 +194,7 @@ class Costs:
         return sum(load.ok for load in self.loads)
 
 
-def _cells(turns: Sequence[Costs]) -> tuple[str, ...]:
+def cells(turns: Sequence[Costs]) -> tuple[str, ...]:
     """Return the medians of some turns, as :data:`HEADER` names them."""
     return (
         f"{median(sum(load.per_s for load in turn.loads) for turn in turns):,.0f}",
