@@ -36,7 +36,8 @@ class _Line:
         await self._answer()
 
     async def _answer(self) -> PGresult:
-        [result] = await self.driver.wait(generators.execute(self.driver.pgconn))
+        results: list[PGresult] = await self.driver.wait(generators.execute(self.driver.pgconn))
+        [result] = results
         if result.status != ExecStatus.COMMAND_OK:
             raise errors.error_from_result(result)
         return result

@@ -58,6 +58,9 @@ class Desk:
     def note(self, key_id: KeyId, generation: int) -> None:
         self.noted.append((key_id, generation))
 
+    async def flush(self) -> int:
+        return len(self.noted)
+
     async def ask(self, written: str = WRITTEN, address: str | None = "192.0.2.1") -> str:
         """Return whose key it is, or what it is refused with."""
         try:
