@@ -17,6 +17,7 @@ from backend.domain.models import OutputOptions
 from backend.domain.predictions import PredictCommand, PredictionAnswer, ReplayedAnswer
 
 MAX_DEADLINE_MS = 600_000
+_LONGEST_DEADLINE = len(str(MAX_DEADLINE_MS))
 
 B = TypeVar("B", bound=ModelPredictIn)
 
@@ -144,7 +145,9 @@ def _deadline_s(header: bytes | None) -> float | None:
     if header is None:
         return None
     text = header.decode("latin-1")
-    if not (text.isascii() and text.isdigit()) or not 1 <= int(text[:9]) <= MAX_DEADLINE_MS:
+    # Zeros in front are counted out before anything is converted: a number of any length costs nothing.
+    digits = text.lstrip("0")
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > _LONGEST_DEADLINE or int(digits) > MAX_DEADLINE_MS:
         detail = f"must be a whole number from 1 to {MAX_DEADLINE_MS}"
         raise Invalid(errors=(FieldError("/header/X-Deadline-Ms", detail),))
-    return int(text) / 1000
+    return int(digits) / 1000
