@@ -16,6 +16,7 @@ When it is back, each credential is read from the store once more before its cac
 revoked it, and have gone before it could be announced.
 """
 
+import asyncio
 import math
 
 from backend.adapters.fallback.backlog import Backlog, SharedAdmission
@@ -39,6 +40,10 @@ from backend.services.ports import Metrics, QuotaHistory
 
 STALE_S = 1.0
 """How long a credential is believed without being read again, while nobody would tell of its revocation."""
+
+CATCH_UP_WITHIN_S = 0.025
+"""How long a request waits until the shared admission has been told of what it missed. The wait for its decision comes
+on top, and both together stay below what is promised for a refusal."""
 
 ON_ITS_OWN = "Each server holds its share of the rate limits; hard quotas and Idempotency-Key are refused."
 
@@ -95,9 +100,9 @@ class FallbackAdmission:
         if self._shared.is_away:
             self._is_alone = self._is_wary = True
             return self._decide_alone(tenant_id, request)
-        if self._backlog and request.needs_counters:
+        if self._backlog and request.needs_counters and not await self._is_caught_up():
             # A cap must not be measured by a counter that still lacks what was used here.
-            await self.catch_up()
+            return self._decide_alone(tenant_id, request)
         if self._is_wary and self._is_unread(tenant_id, request):
             return AdmissionDecision(verdict=Verdict.STALE)
         try:
@@ -185,6 +190,15 @@ class FallbackAdmission:
             self._is_alone = self._is_wary = True
         if self._is_alone or self._backlog:
             await self._deliveries.run("backlog", self._deliver)
+
+    async def _is_caught_up(self) -> bool:
+        """Whether nothing is left to be told, after a short wait. The telling goes on without whoever waited."""
+        try:
+            async with asyncio.timeout(CATCH_UP_WITHIN_S):
+                await self.catch_up()
+        except TimeoutError:
+            return False
+        return not self._backlog
 
     async def _deliver(self) -> None:
         if not await self._shared.recovered():

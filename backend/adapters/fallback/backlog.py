@@ -56,9 +56,10 @@ class Backlog:
         self._ends: deque[End] = deque()
         self._answer_bytes = 0
         self._recounts: dict[tuple[object, ...], Lease] = {}
+        self._being_told = 0
 
     def __len__(self) -> int:
-        return len(self._announcements) + len(self._ends) + len(self._recounts)
+        return len(self._announcements) + len(self._ends) + len(self._recounts) + self._being_told
 
     def announce(self, tenant_id: TenantId, credential_id: str | None, version: int) -> None:
         """Keep an announcement."""
@@ -100,12 +101,20 @@ class Backlog:
                 del self._announcements[name]
         while self._ends:
             some = [self._ends.popleft() for _ in range(min(AT_ONCE, len(self._ends)))]
-            self._keep(await _told(some, lambda end: _end(shared, end)), self._ends.append)
+            self._keep(await self._tell(some, lambda end: _end(shared, end)), self._ends.append)
         self._answer_bytes = 0
         while self._recounts:
             names = list(self._recounts)[:AT_ONCE]
             leases = [self._recounts.pop(name) for name in names]
-            self._keep(await _told(leases, shared.recount), self.recount)
+            self._keep(await self._tell(leases, shared.recount), self.recount)
+
+    async def _tell(self, some: Sequence[End], tell: Callable[..., Awaitable[None]]) -> list[End]:
+        """Tell some together; return those that could not be told. Meanwhile they still are in the backlog."""
+        self._being_told = len(some)
+        try:
+            return await _told(some, tell)
+        finally:
+            self._being_told = 0
 
     @staticmethod
     def _keep(untold: list[End], keep: Callable[..., None]) -> None:
@@ -123,7 +132,6 @@ async def _end(shared: SharedAdmission, end: End) -> None:
 
 
 async def _told(some: Sequence[End], tell: Callable[..., Awaitable[None]]) -> list[End]:
-    """Tell some together; return those that could not be told."""
     outcomes = await asyncio.gather(*(tell(each) for each in some), return_exceptions=True)
     untold = []
     for each, outcome in zip(some, outcomes, strict=True):

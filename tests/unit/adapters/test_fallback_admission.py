@@ -1,5 +1,6 @@
 """Two servers over one shared admission that goes away and comes back, beside a plain diary of what may be admitted."""
 
+import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ class SwitchedAdmission:
         )
         self.state = "here"
         self.recounted: list[str] = []
+        self.listens = asyncio.Event()
+        self.listens.set()
 
     @property
     def is_away(self) -> bool:
@@ -58,6 +61,7 @@ class SwitchedAdmission:
 
     async def settle(self, tenant_id: TenantId, settlement: Settlement) -> None:
         self._require_here()
+        await self.listens.wait()
         await self._memory.settle(tenant_id, settlement)
 
     async def release(self, tenant_id: TenantId, lease: Lease) -> None:
@@ -238,6 +242,25 @@ async def test_l3_through_any_outages_no_share_no_limit_and_no_hard_cap_is_passe
     standing = await shared.standing(TENANT, Environment.LIVE, (), HARD)
     used = sum(entry.cost for entry in play.entries.values() if entry.end == "settled")
     assert [(state.used, state.reserved) for state in standing.quotas] == [(used, 0)]
+
+
+async def test_l3_a_hard_cap_is_not_measured_by_counters_that_still_miss_something(clock: FakeClock) -> None:
+    """And whoever asks for it does not wait until they have been told everything."""
+    shared = SwitchedAdmission(clock)
+    server = a_server(shared, clock)
+    lease = lease_of(await server.admit(TENANT, ask(cost=CAP, quotas=HARD)))
+    shared.state = "failing"
+    await server.settle(TENANT, Settlement(lease=lease))
+    shared.state = "here"
+    shared.listens.clear()
+    clock.advance(LEASE_TTL_S + 1)  # By the counter alone everything has been given back.
+    for _ in range(3):
+        with pytest.raises(EnforcementUnavailable):
+            await server.admit(TENANT, ask(quotas=HARD))
+    assert (await server.admit(TENANT, ask())).verdict is Verdict.ADMITTED
+    shared.listens.set()
+    await server.catch_up()
+    assert (await server.admit(TENANT, ask(quotas=HARD))).verdict is Verdict.QUOTA_EXCEEDED
 
 
 @pytest.mark.parametrize("state", ["away", "failing"])
