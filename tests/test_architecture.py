@@ -68,6 +68,7 @@ CONTRACT_ELSEWHERE = {
     "StrangerThrottle": "api/test_throttling.py",
     "Outbox": "contracts/test_mailers.py",
     "OutboundHttp": "integration/test_outbound_http.py",
+    "WaitingUsage": "integration/test_waiting_usage.py",
 }
 """Ports of one adapter, which are tested where it is: there is no second one to hold to the same contract."""
 

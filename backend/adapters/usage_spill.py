@@ -7,6 +7,7 @@ because a commit whose answer was lost may have happened: the ledger takes an id
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum, auto
 from typing import Protocol
 
@@ -138,6 +139,14 @@ class SpillDrain:
                 "spilled usage set aside: it cannot be booked", extra={"entries": aside[:20], "count": len(aside)}
             )
         return len(durable)
+
+
+class NothingWaits:
+    """Implements ``WaitingUsage`` where there is no second store: what was answered is in the ledger."""
+
+    async def oldest_at(self) -> datetime | None:
+        """Return ``None``."""
+        return None
 
 
 class NoSpill:

@@ -24,6 +24,7 @@ from backend.services.ports import (
     StrangerThrottle,
     TokenIssuer,
     UsageReader,
+    WaitingUsage,
 )
 from backend.services.predictions import PredictionService
 
@@ -51,6 +52,7 @@ class Resources:
     admission: Admission
     ledger: Ledger
     usage_reader: UsageReader
+    waiting_usage: WaitingUsage
     catalog: ModelCatalog
     rollouts: ModelRollouts
     key_directory: KeyDirectory

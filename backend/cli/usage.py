@@ -13,7 +13,7 @@ import typer
 
 from backend.cli.console import JsonOption, fail, opened, run, show
 from backend.cli.usage_push import push
-from backend.composition import Shared
+from backend.composition import Shared, open_closer
 from backend.domain.audit import OPERATOR
 from backend.domain.billing_periods import ExportFormat, is_period
 from backend.domain.clock import SystemClock
@@ -184,16 +184,7 @@ def export(
 @asynccontextmanager
 async def _closer(settings: Settings) -> AsyncIterator[tuple[Shared, PeriodCloser]]:
     async with opened(settings) as shared:
-        yield (
-            shared,
-            PeriodCloser(
-                store=shared.database,
-                reader=shared.usage_reader,
-                admission=shared.admission,
-                clock=shared.clock,
-                grace_s=settings.period_grace_s,
-            ),
-        )
+        yield shared, open_closer(settings, shared)
 
 
 async def _tenant_of(shared: Shared, slug: str) -> TenantId:

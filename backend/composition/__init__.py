@@ -31,15 +31,16 @@ from backend.adapters.redis.address import UnusableRedisUrl
 from backend.adapters.redis.admission import RedisAdmission
 from backend.composition.admission import open_admission, signal_of
 from backend.composition.biller import open_usage_pushes
-from backend.composition.jobs import closing_on, jobs_on, outgoing_on
+from backend.composition.jobs import jobs_on, outgoing_on
 from backend.composition.metering import Metering
 from backend.composition.misconfigured import MisconfiguredError
 from backend.domain.clock import Clock
 from backend.model_service.signatures import IsSigned
-from backend.services.ports import LoginThrottle, Mailer, Metrics, Store
+from backend.services.closing import PeriodCloser
+from backend.services.ports import LoginThrottle, Mailer, Metrics, Store, WaitingUsage
 from backend.services.signing_keys import still_verifies
 from backend.settings import Settings
-from backend.worker import Job, usage_push
+from backend.worker import Job, closing, usage_push
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,7 @@ class Shared:
     usage_rollups: SqlUsageRollups
     admission: MemoryAdmission | RedisAdmission
     login_throttle: LoginThrottle
+    waiting_usage: WaitingUsage
     signal: ChangeSignal
 
 
@@ -76,7 +78,9 @@ async def open_shared(
     reader = SqlUsageReader(database, clock)
     signal = signal_of(settings)
     try:
-        admission, throttle = await open_admission(settings, stack, clock, reader, signal, metrics or NullMetrics())
+        admission, throttle, waiting = await open_admission(
+            settings, stack, clock, reader, signal, metrics or NullMetrics()
+        )
     except UnusableRedisUrl as error:
         raise MisconfiguredError(f"FORECOURT_REDIS_URL {error}") from None
     return Shared(
@@ -87,6 +91,7 @@ async def open_shared(
         usage_rollups=SqlUsageRollups(database),
         admission=admission,
         login_throttle=throttle,
+        waiting_usage=waiting,
         signal=signal,
     )
 
@@ -109,9 +114,21 @@ def open_jobs(
     sealer = open_webhook_sealer(settings)
     pushes = open_usage_pushes(settings, shared.database, shared.clock, stack)
     inward = jobs_on(shared.database, shared.usage_rollups, shared.usage_reader, metering, shared.clock, metrics)
-    books = closing_on(shared.database, shared.usage_reader, shared.admission, shared.clock, settings.period_grace_s)
+    books = closing(open_closer(settings, shared))
     outward = outgoing_on(shared.database, outbound, sealer, outbox, shared.clock, metrics)
     return (*inward, books, *outward, *(() if pushes is None else (usage_push(pushes),)))
+
+
+def open_closer(settings: Settings, shared: Shared) -> PeriodCloser:
+    """Return what closes months, beside no requests."""
+    return PeriodCloser(
+        store=shared.database,
+        reader=shared.usage_reader,
+        waiting=shared.waiting_usage,
+        admission=shared.admission,
+        clock=shared.clock,
+        grace_s=settings.period_grace_s,
+    )
 
 
 def open_key_hasher(settings: Settings) -> PepperedKeyHasher:

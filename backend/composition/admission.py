@@ -14,9 +14,11 @@ from backend.adapters.redis.admission import RedisAdmission
 from backend.adapters.redis.connection import open_line
 from backend.adapters.redis.login_throttle import RedisLoginThrottle
 from backend.adapters.redis.scripts import ScriptRunner
+from backend.adapters.redis.waiting_usage import RedisWaitingUsage
+from backend.adapters.usage_spill import NothingWaits
 from backend.composition.periodic import run_periodically
 from backend.domain.clock import Clock
-from backend.services.ports import LoginThrottle, Metrics, QuotaHistory
+from backend.services.ports import LoginThrottle, Metrics, QuotaHistory, WaitingUsage
 from backend.settings import Settings
 
 ADMISSION_EVERY_S = 0.25
@@ -37,8 +39,8 @@ async def open_admission(
     history: QuotaHistory,
     signal: ChangeSignal,
     metrics: Metrics,
-) -> tuple[MemoryAdmission | RedisAdmission, LoginThrottle]:
-    """Return admission and login throttle: in this process, or on Redis, sharing one way there.
+) -> tuple[MemoryAdmission | RedisAdmission, LoginThrottle, WaitingUsage]:
+    """Return admission, login throttle and what waits for the ledger: in this process, or on Redis by one way there.
 
     Raises:
         UnusableRedisUrl: the address is none.
@@ -47,11 +49,12 @@ async def open_admission(
         memory = MemoryAdmission(
             clock, history, cache_bytes=settings.cache_bytes, cache_ttl_s=settings.cache_ttl_s, signal=signal
         )
-        return memory, MemoryLoginThrottle(clock)
+        return memory, MemoryLoginThrottle(clock), NothingWaits()
     line = open_line(settings.redis_url, settings.redis_timeout_s)
     stack.push_async_callback(line.aclose)
     runner = ScriptRunner(line, Breaker("redis", metrics))
-    return RedisAdmission(runner, history, cache_ttl_s=settings.cache_ttl_s), RedisLoginThrottle(runner)
+    admission = RedisAdmission(runner, history, cache_ttl_s=settings.cache_ttl_s)
+    return admission, RedisLoginThrottle(runner), RedisWaitingUsage(runner)
 
 
 async def open_fallback(

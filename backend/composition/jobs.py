@@ -9,15 +9,13 @@ from backend.adapters.redis.quota_reconciliation import RedisQuotaReconciliation
 from backend.adapters.usage_spill import SpillDrain
 from backend.composition.metering import Metering
 from backend.domain.clock import Clock
-from backend.services.closing import PeriodCloser
-from backend.services.ports import Admission, Metrics, OutboundHttp, Outbox, QuotaHistory, Sealer, UsageReader
+from backend.services.ports import Metrics, OutboundHttp, Outbox, QuotaHistory, Sealer
 from backend.services.usage_alerts import UsageAlertService
 from backend.services.webhook_deliveries import WebhookDeliveryService
 from backend.worker import (
     Job,
     JobRunner,
     cleanups,
-    closing,
     outgoing_jobs,
     quota_reconciliation,
     spill_drain,
@@ -58,9 +56,3 @@ def run_inside(jobs: tuple[Job, ...], stack: AsyncExitStack, metrics: Metrics) -
     runner = JobRunner(jobs, metrics=metrics)
     runner.start()
     stack.push_async_callback(runner.aclose)
-
-
-def closing_on(database: Database, reader: UsageReader, admission: Admission, clock: Clock, grace_s: float) -> Job:
-    """Return the job that finishes closes which were cut off."""
-    closer = PeriodCloser(store=database, reader=reader, admission=admission, clock=clock, grace_s=grace_s)
-    return closing(closer)

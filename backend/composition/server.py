@@ -109,6 +109,7 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         admission=admission,
         ledger=metering.ledger,
         usage_reader=shared.usage_reader,
+        waiting_usage=shared.waiting_usage,
         catalog=models,
         rollouts=FolderRollouts(ModelRepository(model_files), changed=models.refresh_soon),
         key_directory=directory,

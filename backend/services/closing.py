@@ -18,6 +18,7 @@ from backend.domain.clock import Clock
 from backend.domain.errors import (
     FieldError,
     ForecourtError,
+    MeteringUnavailable,
     NotFound,
     ReconciliationMismatch,
     Unavailable,
@@ -25,8 +26,9 @@ from backend.domain.errors import (
 )
 from backend.domain.ids import TenantId
 from backend.domain.period_folds import PeriodFold
+from backend.domain.usage import COMPLETE_AFTER
 from backend.services.billing import pages_of, statement_lines
-from backend.services.ports import Admission, Store, UsageReader
+from backend.services.ports import Admission, Store, UsageReader, WaitingUsage
 
 log = logging.getLogger(__name__)
 
@@ -71,16 +73,25 @@ class PeriodCloser:
     Args:
         store: the books.
         reader: the ledger.
+        waiting: knows what the ledger does not hold yet.
         admission: knows what was settled.
         clock: decides when a month is over.
         grace_s: how long after a month's end its usage may still be on its way into the ledger, by any replica's clock.
     """
 
     def __init__(
-        self, *, store: Store, reader: UsageReader, admission: Admission, clock: Clock, grace_s: float
+        self,
+        *,
+        store: Store,
+        reader: UsageReader,
+        waiting: WaitingUsage,
+        admission: Admission,
+        clock: Clock,
+        grace_s: float,
     ) -> None:
         self._store = store
         self._reader = reader
+        self._waiting = waiting
         self._admission = admission
         self._clock = clock
         self._grace = timedelta(seconds=grace_s)
@@ -160,8 +171,11 @@ class PeriodCloser:
 
         Raises:
             ReconciliationMismatch: ledger and quota differ, and nobody accepted it.
-            WatermarkBehind: a transaction that may add to the period is still running.
+            WatermarkBehind: a transaction that may add to the period is still running, or usage of it still waits for
+                the ledger.
+            Unavailable: nobody can say whether any waits, and nobody accepted a difference.
         """
+        await self._require_booked(period, accepted)
         if accepted is None:
             await self._require_agreement(tenant_id, period)
         async with self._store.unit_of_work() as unit:
@@ -218,6 +232,18 @@ class PeriodCloser:
             log.exception("period not closed", extra={"period": period, "tenant_id": tenant_id}, exc_info=error)
             return ForecourtError("This tenant's period could not be closed.")
         return None
+
+    async def _require_booked(self, period: str, accepted: str | None) -> None:
+        """Refuse while usage of the period, anybody's, has been answered and is not in the ledger."""
+        try:
+            oldest_at = await self._waiting.oldest_at()
+        except MeteringUnavailable:
+            if accepted is None:
+                raise
+            return
+        if oldest_at is not None and oldest_at < period_end(period) + COMPLETE_AFTER:
+            detail = "Usage of this period was kept while the database was away, and is not in the ledger yet."
+            raise WatermarkBehind(detail, retry_after_s=1)
 
     async def _require_agreement(self, tenant_id: TenantId, period: str) -> None:
         differing = [each for each in await self.compare(tenant_id, period) if not each.agrees]

@@ -1,11 +1,11 @@
 """Usage, read by those who pay for it."""
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
 from backend.domain.callers import Caller, PlatformCaller
 from backend.domain.clock import Clock
-from backend.domain.errors import FieldError, Invalid
+from backend.domain.errors import FieldError, Invalid, MeteringUnavailable
 from backend.domain.usage import (
     LEDGER_START,
     Bucket,
@@ -17,14 +17,17 @@ from backend.domain.usage import (
     SummaryQuery,
     bucket_end,
     bucket_start,
+    is_complete,
 )
-from backend.services.ports import CursorCodec, UsageReader
+from backend.services.ports import CursorCodec, UsageReader, WaitingUsage
 
 MAX_SPAN = {
     Bucket.HOUR: timedelta(days=62),
     Bucket.DAY: timedelta(days=800),
     Bucket.MONTH: timedelta(days=8000),
 }
+
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +41,9 @@ class EventsAnswer:
 class UsageService:
     """Events and totals of one tenant."""
 
-    def __init__(self, *, reader: UsageReader, cursors: CursorCodec, clock: Clock) -> None:
+    def __init__(self, *, reader: UsageReader, waiting: WaitingUsage, cursors: CursorCodec, clock: Clock) -> None:
         self._reader = reader
+        self._waiting = waiting
         self._cursors = cursors
         self._clock = clock
 
@@ -87,7 +91,25 @@ class UsageService:
         if end - start > MAX_SPAN[bucket]:
             raise _bad("from", f"lies too far back for buckets of one {bucket}")
         query = SummaryQuery(start=start, end=end, bucket=bucket, group_by=tuple(dict.fromkeys(group_by)))
-        return query, await self._reader.summary(caller.tenant_id, query)
+        # Asked first: what is drained meanwhile is in the sums.
+        booked_until = await self._booked_until()
+        lines = await self._reader.summary(caller.tenant_id, query)
+        return query, lines if booked_until is None else _cut(lines, query, booked_until)
+
+    async def _booked_until(self) -> datetime | None:
+        """Return the instant from which usage waits for the ledger; ``None`` when none does."""
+        try:
+            return await self._waiting.oldest_at()
+        except MeteringUnavailable:
+            # Whatever was served at any time may wait there.
+            return LONG_AGO
+
+
+def _cut(lines: tuple[SummaryLine, ...], query: SummaryQuery, booked_until: datetime) -> tuple[SummaryLine, ...]:
+    """Call no bucket complete to which waiting usage may belong."""
+    return tuple(
+        [replace(line, complete=line.complete and is_complete(line.start, query, booked_until)) for line in lines]
+    )
 
 
 def _bad(name: str, detail: str) -> Invalid:

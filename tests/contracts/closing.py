@@ -6,6 +6,7 @@ import anyio
 
 from backend.adapters.db.usage import SqlUsageReader
 from backend.adapters.memory.admission import MemoryAdmission
+from backend.adapters.usage_spill import NothingWaits
 from backend.domain.admission import AdmissionRequest, Epochs, Settlement, Verdict
 from backend.domain.api_keys import Environment
 from backend.domain.audit import OPERATOR
@@ -16,6 +17,7 @@ from backend.domain.plans import Plan, QuotaMode
 from backend.domain.pricing import Pricing, PricingModel, Rate
 from backend.domain.tenants import Tenant, TenantStatus
 from backend.services.closing import CloseReport, PeriodCloser
+from backend.services.ports import WaitingUsage
 from tests.contracts.ledgers import Books
 from tests.fakes import FakeClock, FakeHistory
 
@@ -55,10 +57,13 @@ async def a_subscriber(books: Books, tenant_id: TenantId, plan: Plan = PLAN, *, 
     return tenant_id
 
 
-def a_closer(books: Books, clock: FakeClock, admission: MemoryAdmission | None = None) -> PeriodCloser:
+def a_closer(
+    books: Books, clock: FakeClock, admission: MemoryAdmission | None = None, waiting: WaitingUsage | None = None
+) -> PeriodCloser:
     return PeriodCloser(
         store=books.database,
         reader=SqlUsageReader(books.database, clock),
+        waiting=waiting or NothingWaits(),
         admission=admission or an_admission(clock),
         clock=clock,
         grace_s=GRACE_S,

@@ -18,6 +18,7 @@ from backend.adapters.db.engine import open_engine
 from backend.adapters.db.unit_of_work import Database
 from backend.adapters.db.usage import SqlUsageReader
 from backend.adapters.memory.admission import MemoryAdmission
+from backend.adapters.usage_spill import NothingWaits
 from backend.domain.audit import OPERATOR
 from backend.services.closing import PeriodCloser
 from tests.contracts.closing import GRACE_S
@@ -58,6 +59,7 @@ async def main(url: str, period: str, now: str, steps: int) -> None:
     closer = PeriodCloser(
         store=DyingStore(database, Countdown(steps)),
         reader=SqlUsageReader(database, clock),
+        waiting=NothingWaits(),
         admission=MemoryAdmission(clock, FakeHistory(), cache_bytes=1_000, cache_ttl_s=1.0),
         clock=clock,
         grace_s=GRACE_S,

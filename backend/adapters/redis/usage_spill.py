@@ -68,13 +68,7 @@ class RedisUsageSpill:
     async def oldest(self, limit: int) -> list[SpilledEvent]:
         """Return the oldest entries; they stay until they are removed."""
         found = cast("list[tuple[bytes, list[bytes]]]", await self._drain(self._oldest, [limit]))
-        return [
-            SpilledEvent(
-                entry_id=entry_id.decode(),
-                event=_read(dict(zip(fields[::2], fields[1::2], strict=True)).get(_EVENT, b"")),
-            )
-            for entry_id, fields in found
-        ]
+        return [SpilledEvent(entry_id=entry_id.decode(), event=read_event(fields)) for entry_id, fields in found]
 
     async def remove(self, entry_ids: Sequence[str]) -> None:
         """Remove entries that are in the ledger."""
@@ -102,10 +96,10 @@ def _written(event: UsageEvent) -> bytes:
     return json.dumps({"event": content, "sha256": event.fingerprint().hex()}).encode()
 
 
-def _read(text: bytes) -> UsageEvent | None:
-    """Return an event as it was written, or ``None`` when it is not one."""
+def read_event(fields: list[bytes]) -> UsageEvent | None:
+    """Return an entry's event as it was written, or ``None`` when it is not one."""
     try:
-        entry: dict[str, Any] = json.loads(text)
+        entry: dict[str, Any] = json.loads(dict(zip(fields[::2], fields[1::2], strict=True)).get(_EVENT, b""))
         content = entry["event"]
         event = UsageEvent(
             **content

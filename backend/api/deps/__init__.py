@@ -79,6 +79,7 @@ from backend.api.deps.providers import (
     get_token_issuer,
     get_unit_of_work,
     get_usage_reader,
+    get_waiting_usage,
     get_webhook_sealer,
     provided,
 )
@@ -236,6 +237,7 @@ __all__ = [
     "get_unit_of_work",
     "get_usage_reader",
     "get_usage_service",
+    "get_waiting_usage",
     "get_webhook_sealer",
     "get_webhook_service",
     "presented_credential",

@@ -12,6 +12,7 @@ from backend.api.deps.providers import (
     get_resources,
     get_store,
     get_usage_reader,
+    get_waiting_usage,
     provided,
 )
 from backend.services.adjustments import AdjustmentService
@@ -27,6 +28,7 @@ async def get_period_service(request: Request) -> PeriodService:
     closer = PeriodCloser(
         store=store,
         reader=reader,
+        waiting=provided(request, get_waiting_usage),
         admission=provided(request, get_admission),
         clock=clock,
         grace_s=get_resources(request).settings.period_grace_s,

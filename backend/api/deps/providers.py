@@ -29,6 +29,7 @@ from backend.services.ports import (
     TokenIssuer,
     UnitOfWork,
     UsageReader,
+    WaitingUsage,
 )
 
 T = TypeVar("T")
@@ -67,6 +68,11 @@ def get_ledger(request: Request) -> Ledger:
 def get_usage_reader(request: Request) -> UsageReader:
     """Return the ledger's reader."""
     return get_resources(request).usage_reader
+
+
+def get_waiting_usage(request: Request) -> WaitingUsage:
+    """Return what knows how far the ledger is behind."""
+    return get_resources(request).waiting_usage
 
 
 def get_catalog(request: Request) -> ModelCatalog:

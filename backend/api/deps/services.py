@@ -25,6 +25,7 @@ from backend.api.deps.providers import (
     get_store,
     get_token_issuer,
     get_usage_reader,
+    get_waiting_usage,
     get_webhook_sealer,
     provided,
 )
@@ -212,6 +213,7 @@ async def get_usage_service(request: Request) -> UsageService:
     """Return the usage service."""
     return UsageService(
         reader=provided(request, get_usage_reader),
+        waiting=provided(request, get_waiting_usage),
         cursors=provided(request, get_cursor_codec),
         clock=provided(request, get_clock),
     )

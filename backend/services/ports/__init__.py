@@ -6,6 +6,7 @@ port                 what it stands for                         adapters
 Admission            epochs, limits, quota, idempotency, cache  memory, redis
 Ledger               usage events, durable on return            db
 UsageReader          what the ledger holds                      db
+WaitingUsage         what it does not hold yet                  redis
 UsageRollups         sums by the hour, derived from it          db
 UsageTotals          who used how much lately                   db
 ModelCatalog         the shared model service                   model_service
@@ -54,7 +55,7 @@ from backend.services.ports.identity import (
     UnknownSigningKey,
 )
 from backend.services.ports.mail import Mailer, Outbox
-from backend.services.ports.metering import Ledger, UsageReader, UsageRollups, UsageTotals
+from backend.services.ports.metering import Ledger, UsageReader, UsageRollups, UsageTotals, WaitingUsage
 from backend.services.ports.metrics import Counter, Gauge, Histogram, Metrics
 from backend.services.ports.model_files import ModelFiles
 from backend.services.ports.models import EncodedRows, ModelCatalog, ModelRollouts, ServedModel
@@ -145,6 +146,7 @@ __all__ = [
     "UsageRollups",
     "UsageTotals",
     "Users",
+    "WaitingUsage",
     "WebhookDeliveries",
     "WebhookEndpoints",
 ]

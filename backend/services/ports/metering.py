@@ -1,5 +1,6 @@
 """The ledger, written and read."""
 
+from datetime import datetime
 from typing import Protocol
 
 from backend.domain.api_keys import Environment
@@ -67,6 +68,18 @@ class UsageReader(Protocol):
 
     async def plan_usage(self, tenant_id: TenantId, period: str) -> tuple[PlanUsage, ...]:
         """Return a period's totals of each plan version that was in force, by plan id."""
+        ...
+
+
+class WaitingUsage(Protocol):
+    """Usage that was answered, and is not in the ledger yet because the store was away."""
+
+    async def oldest_at(self) -> datetime | None:
+        """Return when the oldest event that waits was served, to within seconds; ``None`` when nothing waits.
+
+        Raises:
+            MeteringUnavailable: nobody can say.
+        """
         ...
 
 
