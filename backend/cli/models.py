@@ -251,7 +251,8 @@ def remove(name: NameArgument, version: VersionArgument) -> None:
     async def work(settings: Settings) -> None:
         async with _rollouts(settings) as rollouts:
             await rollouts.record(OPERATOR, Action.MODEL_REMOVED, name, version)
-            ModelRepository(open_model_files(settings)).remove(name, version)
+            with _refused():  # here, or it would pass for a fault of the database
+                ModelRepository(open_model_files(settings)).remove(name, version)
 
     with _refused():
         run(work)

@@ -68,7 +68,10 @@ def register(
         RegistrationError: naming what has to change. Nothing was published.
     """
     repository = ModelRepository(root)
-    version = _check_names(repository, name, version, alias)
+    try:
+        version = _check_names(repository, name, version, alias)
+    except OSError as error:
+        raise RegistrationError(f"The model repository cannot be read ({type(error).__name__}).") from error
     if isinstance(pipeline, Path):
         pipeline = load_pipeline_file(pipeline, allow_pickle=allow_pickle)
     try:

@@ -32,7 +32,7 @@ class FolderRollouts:
 
     async def aliases(self, model: str) -> dict[str, dict[str, int]]:
         """Return a model's aliases with their versions and weights."""
-        return await asyncio.to_thread(self._aliases, model)
+        return await asyncio.to_thread(self._reading, lambda: self._aliases(model))
 
     async def unloaded(self, model: str) -> frozenset[str]:
         """Return the versions that are kept from being served."""
@@ -62,12 +62,14 @@ class FolderRollouts:
         try:
             return work()
         except (ModelRefused, OSError) as error:
-            reason = error.reason if isinstance(error, ModelRefused) else "The folder of models cannot be changed."
+            reason = (
+                error.reason if isinstance(error, ModelRefused) else "The model repository cannot be read or changed."
+            )
             raise ModelUnavailable(reason) from error
 
     def _aliases(self, model: str) -> dict[str, dict[str, int]]:
         self._require(model)
-        found = self._reading(lambda: self._repository.aliases(model))
+        found = self._repository.aliases(model)
         return {alias: {each.version: each.weight for each in targets} for alias, targets in sorted(found.items())}
 
     def _unloaded(self, model: str) -> frozenset[str]:

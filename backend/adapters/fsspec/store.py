@@ -18,6 +18,10 @@ _TELLING: Final = (
     *("size", "ETag", "etag", "md5Hash", "crc32c"),
     *("LastModified", "last_modified", "updated", "created", "mtime"),
 )
+# One attempt and few seconds for each: a look that fails is followed by the next one.
+_OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    "s3": {"config_kwargs": {"retries": {"max_attempts": 1}, "connect_timeout": 5, "read_timeout": 15}}
+}
 _LIST_A_TREE_AT_ONCE: Final = frozenset({"s3", "s3a"})
 
 # s3fs closes its connections when it is collected, on whichever event loop happens to run then, and fails where that is
@@ -47,7 +51,8 @@ class Store:
 
     def __init__(self, url: str, cache: ArtifactCache) -> None:
         try:
-            self.fs, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+            options = _OPTIONS.get(url.split("://", maxsplit=1)[0], {})
+            self.fs, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **options)
         except ImportError as error:
             raise UnusableModelsUrl(
                 "needs a driver that is not installed; the extra `s3` has the one for S3"

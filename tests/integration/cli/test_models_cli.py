@@ -315,10 +315,14 @@ def test_a_store_that_does_not_answer_is_one_line(operator: Operator, monkeypatc
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "loopback-only")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     operator.environment["FORECOURT_MODELS"] = "s3://store/models"
-    for command in (("list",), ("verify",), ("show", "prices", "1"), ("alias", "prices", "stable", "1")):
+    for command in (
+        ("list",), ("verify",), ("show", "prices", "1"), ("alias", "prices", "stable", "1"), ("unload", "prices", "1"),
+        ("alias", "prices", "stable", "--remove"), ("remove", "prices", "1"), ("load", "prices", "1"),
+    ):  # fmt: skip
         refused = operator(*command)
         assert refused.exit_code == 1, command
-        assert refused.stderr.startswith("forecourt: ")
+        assert "cannot be read" in refused.stderr, command
         assert len(refused.stderr.splitlines()) == 1
+    assert "cannot be read" in operator.add().stderr
     operator.environment["FORECOURT_MODELS"] = "nothing://store/models"
     assert "FORECOURT_MODELS is not a URL" in operator("list").stderr

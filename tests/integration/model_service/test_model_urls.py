@@ -142,7 +142,7 @@ async def test_an_outage_takes_nothing_away_and_ends_by_itself(
             HealthStatus.DEGRADED,
             "the repository cannot be read (ClientError); what was loaded before serves",
         )
-        with pytest.raises(ModelUnavailable, match="cannot be changed"):
+        with pytest.raises(ModelUnavailable, match="cannot be read or changed"):
             await FolderRollouts(ModelRepository(files)).set_alias("iris", "stable", {"1": 1})
         s3.fails_for = None
         await service.refresh()
