@@ -14,7 +14,7 @@ from backend.api.direct_predictions import Application, DirectPredictions
 from backend.api.errors import install_error_handlers
 from backend.api.middleware import BodyBounds, BodyGuard, RequestContext
 from backend.api.openapi import build_openapi
-from backend.api.router import build_router
+from backend.api.router import include_routes
 from backend.api.throttling import AddressThrottle
 from backend.composition.server import open_resources
 from backend.domain.clock import Clock
@@ -51,16 +51,22 @@ CORS_ANSWER_HEADERS = (
 )
 
 
-def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
-    """Return the application for some settings. Two of them may run in one process."""
+def create_app(
+    settings: Settings, *, clock: Clock | None = None, on_opened: Callable[[], None] = lambda: None
+) -> FastAPI:
+    """Return the application for some settings. Two of them may run in one process.
+
+    Args:
+        settings: what it runs on.
+        clock: the time; by default the system's.
+        on_opened: called once everything is opened, right before the first request is taken.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             app.state.resources = await open_resources(settings, stack, clock=clock)
-            # What is loaded stays: the collector need not walk it again and again.
-            gc.collect()
-            gc.freeze()
+            on_opened()
             yield
             front.access_log.flush()
 
@@ -76,7 +82,7 @@ def create_app(settings: Settings, *, clock: Clock | None = None) -> FastAPI:
         separate_input_output_schemas=False,
     )
     app.state.address_throttle = AddressThrottle(login_rate=settings.login_rate, anonymous_rate=settings.anonymous_rate)
-    app.include_router(build_router())
+    include_routes(app)
     install_error_handlers(app)
     # The last one added is the outermost.
     bounds = BodyBounds(limit_bytes=settings.body_limit_bytes, timeout_s=settings.body_timeout_s)
@@ -126,4 +132,13 @@ def app_from_environment() -> FastAPI:
     listener = start_logging(style=settings.log_format, level=settings.log_level)
     # Lines are written by a thread: let it finish before the process ends.
     atexit.register(listener.stop)
-    return create_app(settings)
+    return create_app(settings, on_opened=_keep_what_is_loaded)
+
+
+def _keep_what_is_loaded() -> None:
+    """Spare the collector from walking, again and again, what stays until the process ends.
+
+    Of the process, not of the application: whoever runs several must be able to let go of one.
+    """
+    gc.collect()
+    gc.freeze()

@@ -1,6 +1,6 @@
 """Every route, in the order of the documentation. Those in ``PUBLIC`` ask for no credential."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 
 from backend.api.routes import (
     api_keys,
@@ -52,10 +52,13 @@ PUBLIC = frozenset(
 )
 
 
-def build_router() -> APIRouter:
-    """Return all routes."""
-    root = APIRouter()
-    v1 = APIRouter(prefix="/v1")
+def include_routes(app: FastAPI) -> None:
+    """Give an application all routes.
+
+    The prefix stands where a router is included, and none is included twice: FastAPI builds every route anew for each
+    level that it looks through, all of them in 0.1 s.
+    """
+    v1 = APIRouter()
     for each in (
         predictions,
         models,
@@ -78,9 +81,6 @@ def build_router() -> APIRouter:
         webhooks,
     ):
         v1.include_router(each.router)
-    root.include_router(v1)
-    root.include_router(auth.discovery)
-    root.include_router(health.router)
-    root.include_router(docs.router)
-    root.include_router(mailed_links.router)
-    return root
+    app.include_router(v1, prefix="/v1")
+    for each in (auth.discovery, health.router, docs.router, mailed_links.router):
+        app.include_router(each)

@@ -7,9 +7,9 @@ import itertools
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from backend.domain.limits import period_of
 from backend.domain.scopes import TENANT_SCOPES, Role, Scope
 from backend.main import create_app
 from backend.services.api_keys import ApiKeyService, KeyWish
+from backend.services.ports import PasswordHasher
 from backend.services.tenants import TenantService
 from backend.settings import Settings
 from tests.databases import connected
@@ -69,6 +70,37 @@ class TenantUnderTest:
 def a_new_number() -> int:
     """Return a number that no other test of this run is given."""
     return next(_numbers)
+
+
+class KnownPassword:
+    """The application's own hasher, but the tests' one password is hashed once in a run, and known when it is right.
+
+    Argon2 is slow by design, and thousands of tests sign somebody in first. Every other password, and a wrong one,
+    takes the whole way.
+    """
+
+    _hash: str | None = None
+
+    def __init__(self, hasher: PasswordHasher) -> None:
+        self._hasher = hasher
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        return self._hasher.turn()
+
+    async def hash(self, password: str) -> str:
+        if password != PASSWORD:
+            return await self._hasher.hash(password)
+        if KnownPassword._hash is None:
+            KnownPassword._hash = await self._hasher.hash(password)
+        return KnownPassword._hash
+
+    async def verify(self, password: str, stored: str | None) -> bool:
+        if password == PASSWORD and stored is not None and stored == KnownPassword._hash:
+            return True
+        return await self._hasher.verify(password, stored)
+
+    def is_outdated(self, stored: str) -> bool:
+        return self._hasher.is_outdated(stored)
 
 
 class World:
@@ -203,6 +235,7 @@ class World:
 
 
 IRIS = [[5.1, 3.5, 1.4, 0.2]]
+DEMO_MODELS = ("iris", "wine", "breast-cancer", "diabetes")
 
 
 @asynccontextmanager
@@ -212,16 +245,19 @@ async def running(settings: Settings, shape: str, clock: Clock | None = None) ->
     app = create_app(settings, clock=clock)
     app.state.mail_folder = settings.mail_folder
     async with app.router.lifespan_context(app):
+        opened: Resources = app.state.resources
+        app.state.resources = replace(opened, password_hasher=KnownPassword(opened.password_hasher))
         transport = ASGITransport(app=app, raise_app_exceptions=False)
         async with AsyncClient(transport=transport, base_url="http://testserver", timeout=30) as client:
             yield World(app, client, shape, transport)
 
 
-def own_models(folder: Path) -> Path:
-    """Return a copy of the demo models that an application may change."""
+def own_models(folder: Path, names: Sequence[str] = ("iris",)) -> Path:
+    """Return a copy of some demo models that an application may change; to load all four takes a third of a second."""
     models = folder / "models"
     if not models.exists():
-        shutil.copytree(cached_demo_models(), models)
+        for name in names:
+            shutil.copytree(cached_demo_models() / name, models / name)
     return models
 
 
@@ -249,7 +285,9 @@ def embedded_settings(folder: Path, **changes: Any) -> Settings:
 
 @pytest.fixture(scope="session")
 async def embedded_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with running(embedded_settings(tmp_path_factory.mktemp("embedded")), "embedded") as world:
+    folder = tmp_path_factory.mktemp("embedded")
+    settings = embedded_settings(folder, models=own_models(folder, DEMO_MODELS))
+    async with running(settings, "embedded") as world:
         yield world
 
 
@@ -259,8 +297,10 @@ async def server_world(
 ) -> AsyncIterator[World]:
     url = fresh_database(postgres_url, "api")
     # The bounds are wide: these tests are about answers, not about waiting.
+    folder = tmp_path_factory.mktemp("server")
     settings = embedded_settings(
-        tmp_path_factory.mktemp("server"),
+        folder,
+        models=own_models(folder, DEMO_MODELS),
         database_url=url,
         redis_url=redis_url,
         redis_timeout_s=5.0,
@@ -300,7 +340,9 @@ class ClockedWorld(World):
 @pytest.fixture(scope="session")
 async def clocked_embedded_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     clock = FakeClock()
-    async with running(embedded_settings(tmp_path_factory.mktemp("clocked")), "clocked-embedded", clock) as world:
+    folder = tmp_path_factory.mktemp("clocked")
+    settings = embedded_settings(folder, models=own_models(folder, DEMO_MODELS))
+    async with running(settings, "clocked-embedded", clock) as world:
         yield ClockedWorld(world, clock)
 
 
@@ -310,8 +352,10 @@ async def clocked_server_world(
 ) -> AsyncIterator[World]:
     clock = FakeClock()
     url = fresh_database(postgres_url, "clocked")
+    folder = tmp_path_factory.mktemp("server")
     settings = embedded_settings(
-        tmp_path_factory.mktemp("server"),
+        folder,
+        models=own_models(folder, DEMO_MODELS),
         database_url=url,
         redis_url=redis_url,
         redis_timeout_s=5.0,

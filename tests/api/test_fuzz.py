@@ -37,7 +37,7 @@ from schemathesis.specs.openapi.checks import (
 
 from backend.domain.plans import seed_plans
 from backend.domain.scopes import TENANT_SCOPES, Role
-from tests.api.conftest import World, embedded_settings, fresh_database, running
+from tests.api.conftest import DEMO_MODELS, World, embedded_settings, fresh_database, own_models, running
 from tests.api.operators import platform_program
 
 # A search that is to take minutes sets these higher.
@@ -111,15 +111,24 @@ async def furnished(portal: BlockingPortal, world: World) -> Target:
 
 @pytest.fixture(scope="module")
 def embedded_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with target(embedded_settings(tmp_path_factory.mktemp("fuzz")), "fuzz-embedded") as found:
+    folder = tmp_path_factory.mktemp("fuzz")
+    with target(embedded_settings(folder, models=own_models(folder, DEMO_MODELS)), "fuzz-embedded") as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def server_target(postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     url = fresh_database(postgres_url, "fuzz")
-    options = {"database_url": url, "redis_url": redis_url, "redis_timeout_s": 5.0, "database_timeout_s": 20.0}
-    with target(embedded_settings(tmp_path_factory.mktemp("fuzz"), **options), "fuzz-server") as found:
+    folder = tmp_path_factory.mktemp("fuzz")
+    settings_of_shape = embedded_settings(
+        folder,
+        models=own_models(folder, DEMO_MODELS),
+        database_url=url,
+        redis_url=redis_url,
+        redis_timeout_s=5.0,
+        database_timeout_s=20.0,
+    )
+    with target(settings_of_shape, "fuzz-server") as found:
         yield found
 
 

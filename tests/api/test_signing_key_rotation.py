@@ -46,12 +46,17 @@ class Pair:
 async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
     clock = FakeClock()
     if request.param == "embedded":
-        settings = embedded_settings(tmp_path)
+        settings = embedded_settings(tmp_path, models=tmp_path / "none")
     else:
         url = fresh_database(request.getfixturevalue("postgres_url"), "signing")
         redis_url = request.getfixturevalue("redis_url")
         settings = embedded_settings(
-            tmp_path, database_url=url, redis_url=redis_url, redis_timeout_s=5.0, database_timeout_s=20.0
+            tmp_path,
+            models=tmp_path / "none",
+            database_url=url,
+            redis_url=redis_url,
+            redis_timeout_s=5.0,
+            database_timeout_s=20.0,
         )
     async with AsyncExitStack() as stack:
         worlds = [
