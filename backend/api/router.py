@@ -82,5 +82,5 @@ def include_routes(app: FastAPI) -> None:
     ):
         v1.include_router(each.router)
     app.include_router(v1, prefix="/v1")
-    for each in (auth.discovery, health.router, docs.router, mailed_links.router):
-        app.include_router(each)
+    for router in (auth.discovery, health.router, docs.router, mailed_links.router):
+        app.include_router(router)

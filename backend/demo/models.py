@@ -25,6 +25,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from backend.demo import MODELS
 from backend.model_service.artifacts import dump_artifact
 from backend.model_service.manifest import ArtifactFormat
 from backend.model_service.native_threads import one_native_thread
@@ -134,9 +135,6 @@ def _diabetes() -> _Fitted:
     return _Fitted(pipeline=pipeline, held_out=held_out, target="progression")
 
 
-_DEMOS: Final[dict[str, Callable[[], _Fitted]]] = {
-    "iris": _iris,
-    "breast-cancer": _breast_cancer,
-    "wine": _wine,
-    "diabetes": _diabetes,
-}
+_DEMOS: Final[dict[str, Callable[[], _Fitted]]] = dict(
+    zip(MODELS, (_iris, _breast_cancer, _wine, _diabetes), strict=True)
+)

@@ -10,14 +10,15 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from backend import demo
 from backend.adapters.crypto.cursors import HmacCursors
 from backend.adapters.crypto.passwords import Argon2Passwords
 from backend.adapters.db.migrations import upgrade
 from backend.composition import load_signing_keys, open_key_hasher, open_shared, secret_of
 from backend.composition.models import open_model_files
 from backend.demo.accounts import Tools, ensure_accounts, write_private
-from backend.demo.models import train_demo_models
 from backend.domain.clock import SystemClock
+from backend.model_service.repository import ModelRepository
 from backend.settings import Settings
 
 DEMO_FILE = "demo.json"
@@ -52,14 +53,19 @@ def one_at_a_time(folder: Path) -> Iterator[None]:
 
 
 def set_up(settings: Settings, folder: Path, base_url: str, say: Callable[[str], None]) -> dict[str, Any]:
-    """Migrate, train what is missing, make the accounts; return the content of ``demo.json``."""
+    """Migrate, make the accounts, train what is missing; return the content of ``demo.json``.
+
+    Training takes longest, so it comes last: settings that do not fit are refused before it.
+    """
+    files = open_model_files(settings)
     before, after = upgrade(settings.migration_url)
     say(f"database at revision {after}" if before == after else f"database migrated to revision {after}")
-    train_demo_models(open_model_files(settings), folder / "training", say)
     path = folder / DEMO_FILE
     known = json.loads(path.read_text()) if path.exists() else {}
     content = asyncio.run(_make_accounts(settings, known, base_url))
     write_private(path, content)
+    if not all(ModelRepository(files).versions(name) for name in demo.MODELS):
+        demo.train_demo_models(files, folder / "training", say)
     return content
 
 

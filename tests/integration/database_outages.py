@@ -124,7 +124,7 @@ async def under_load(server: ServerProcess) -> AsyncIterator[Outage]:
             watching.start_soon(outage.watch.keep_looking, server.base_url)
             watching.start_soon(outage.watch.look_again, server.base_url)
             for key in LOOPS:
-                asking.start_soon(partial(load.keep_asking, SLUG, key, sizes=(1, 2, 5), pause_s=0.002))
+                asking.start_soon(partial(load.keep_asking, SLUG, key, sizes=(1, 2, 5), pause_s=0.01))
             yield outage
             watching.cancel_scope.cancel()
         load.stopping = True

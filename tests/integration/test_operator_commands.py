@@ -5,7 +5,6 @@ The server is this process, in both shapes. Its key cache would go on with what 
 
 import json
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
@@ -49,17 +48,19 @@ class Site:
         return tenant
 
 
-@pytest.fixture(params=["embedded", "server"])
-async def site(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Site]:
+@pytest.fixture(scope="module", params=["embedded", "server"])
+async def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    """One application for all of these tests: each makes a tenant of its own, and one rotates the signing key."""
+    folder = tmp_path_factory.mktemp("site")
     if request.param == "embedded":
-        settings = embedded_settings(tmp_path)
+        settings = embedded_settings(folder)
         async with running(settings, request.param) as world:
             yield Site(world, settings)
         return
     redis_url = request.getfixturevalue("redis_url")
     with postgres_database(request.getfixturevalue("postgres_url")) as url:
         settings = embedded_settings(
-            tmp_path, database_url=url, redis_url=redis_url, redis_timeout_s=5.0, database_timeout_s=20.0
+            folder, database_url=url, redis_url=redis_url, redis_timeout_s=5.0, database_timeout_s=20.0
         )
         async with running(settings, request.param) as world:
             yield Site(world, settings)

@@ -44,7 +44,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
 log = logging.getLogger(__name__)
 
-SOAK_S = float(os.environ.get("FORECOURT_SOAK_S", "30"))
+SOAK_S = float(os.environ.get("FORECOURT_SOAK_S", "15"))
 SEED = int(os.environ.get("FORECOURT_SOAK_SEED", "4"))
 LOOPS: tuple[tuple[str, KeyName, bool], ...] = (
     ("acme", "api_key", False),
