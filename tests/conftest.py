@@ -20,6 +20,7 @@ from backend.adapters.redis import open_line
 from backend.adapters.redis.line import Line
 from tests.fakes import FakeClock
 from tests.redis_client import connect
+from tests.scheduling import FIRST, SharedTogether
 from tests.server_process import Server
 from tests.servers import ServerNotFound, postgres_server, private_redis_server, redis_server
 
@@ -74,6 +75,15 @@ def pytest_configure_node(node: object) -> None:
     """Tell a worker of pytest-xdist, which is about to start, where the servers are."""
     config: pytest.Config = node.config  # type: ignore[attr-defined]  # pytest-xdist has no types
     node.workerinput.update(config.stash[SERVERS].urls())  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    return SharedTogether(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not str(item.nodeid).startswith(FIRST))
 
 
 @pytest.hookimpl(trylast=True)

@@ -9,7 +9,14 @@ import anyio
 import pytest
 
 from backend.domain.scopes import PlatformRole, Role
-from tests.api.conftest import PASSWORD, World, embedded_settings, fresh_database, own_models, running
+from tests.api.conftest import (
+    PASSWORD,
+    World,
+    embedded_settings,
+    fresh_database,
+    own_models,
+    running,
+)
 from tests.api.test_predictions import problem
 
 pytestmark = pytest.mark.anyio
@@ -20,7 +27,7 @@ BOUND_S = 30.0
 
 def two_versions(folder: Path) -> Path:
     """The demo models, with iris in a second version."""
-    models = own_models(folder)
+    models = own_models(folder, ("iris", "wine"))
     (models / "iris" / "2").mkdir()
     for file in (models / "iris" / "1").iterdir():
         data = file.read_bytes()
@@ -183,7 +190,7 @@ async def test_shadow_rows_are_neither_admitted_nor_billed(rolling: World) -> No
     await rolling.client.put(f"{BASE}/aliases/shadow", json={"target": "2"}, headers=operator)
     models: Any = rolling.resources.catalog
     with anyio.fail_after(BOUND_S):
-        while models.list()[2].aliases.get("shadow") != "2":
+        while models.list()[0].aliases.get("shadow") != "2":
             await anyio.sleep(0)
     tenant = await rolling.tenant()
     answer = await rolling.predict(tenant.live, [[5.0, 3.0, 1.0, 0.1], [6.0, 3.0, 5.0, 2.0]])

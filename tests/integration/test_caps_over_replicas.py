@@ -15,7 +15,7 @@ from tests.databases import postgres_database
 from tests.integration.customers import Customer, Customers
 from tests.integration.forecourt_process import ServerProcess, new_site
 
-pytestmark = [pytest.mark.anyio, pytest.mark.process, pytest.mark.xdist_group("caps")]
+pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
 CAP = 40
 ROUNDS, ASKED = 6, 20

@@ -19,7 +19,7 @@ from tests.integration.conftest import NewSite
 from tests.integration.customers import Customers
 from tests.integration.forecourt_process import ServerProcess, Site, forecourt, new_site
 
-pytestmark = [pytest.mark.anyio, pytest.mark.process, pytest.mark.xdist_group("demo start")]
+pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
 CURL_WITHIN_S = 30.0
 DEMO_MODELS = {"breast-cancer", "diabetes", "iris", "wine"}

@@ -16,8 +16,6 @@ from tests.integration.forecourt_process import Site, environment, forecourt, ne
 from tests.model_cache import cached_demo_models
 from tests.settings_table import README, settings_table, table_in, with_table
 
-pytestmark = pytest.mark.xdist_group("readme")
-
 PROJECT = README.parent
 TEXT = README.read_text()
 BLOCKS = [(kind, body) for kind, body in re.findall(r"^```(\w+)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)]
