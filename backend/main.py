@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 from starlette.middleware.cors import CORSMiddleware
 
 from backend import __version__
@@ -66,6 +67,8 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             app.state.resources = await open_resources(settings, stack, clock=clock)
+            # FastAPI builds them when they are first asked for, which would be on the first caller's time.
+            tuple(iter_route_contexts(app.routes))
             on_opened()
             yield
             front.access_log.flush()

@@ -7,12 +7,14 @@ raises the budget and says why. ``scripts/bench --profile`` shows where the time
 import json
 import sys
 from collections import Counter
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
+from fastapi import routing
 
-from tests.api.conftest import World
+from tests.api.conftest import World, embedded_settings, running
 from tests.api.test_direct_predictions import ask, scope_for
 
 pytestmark = pytest.mark.anyio
@@ -56,3 +58,20 @@ async def test_a_prediction_takes_no_more_calls_than_budgeted(embedded_world: Wo
     least = min(runs, key=lambda seen: seen.total())
     most_called = "\n".join(f"{times:4} {name}" for name, times in least.most_common(40))
     assert least.total() <= CALLS * MARGIN, f"{least.total()} calls, {CALLS} are budgeted:\n{most_called}"
+
+
+async def test_no_route_is_built_on_the_first_callers_time(tmp_path: Path) -> None:
+    built: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_filename == routing.__file__:
+            built[frame.f_code.co_name] += 1
+
+    async with running(embedded_settings(tmp_path), "first") as world:
+        sys.setprofile(count)
+        try:
+            assert (await world.client.get("/livez")).status_code == 200
+        finally:
+            sys.setprofile(None)
+    assert built["matches"], "this is where routes are"
+    assert built["_populate_api_route_state"] == 0
