@@ -28,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from backend.adapters.db.bounded_connection import BoundedConnection, connect
+from backend.adapters.db.sqlite_connection import connect as connect_directly
 from backend.adapters.db.write_turns import FIRST, WRITES, WriteTurns, stand_in_line
 from backend.domain.errors import Invalid, StoreUnavailable
 
@@ -76,7 +77,7 @@ def open_engine(url: str, *, pool_size: int, timeout_s: float, turns: WriteTurns
             pool_size=pool_size,
             pool_timeout=timeout_s,
             hide_parameters=True,
-            connect_args={"timeout": timeout_s},
+            connect_args={"async_creator_fn": connect_directly, "timeout": timeout_s},
         )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         stand_in_line(engine, turns or WriteTurns(timeout_s))

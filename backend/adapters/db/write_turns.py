@@ -19,6 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
+from backend.adapters.db.sqlite_connection import DirectConnection
+
 WRITES = "forecourt_writes"
 """Execution option of a transaction that writes: ``True``, or ``FIRST``."""
 
@@ -80,14 +82,12 @@ def stand_in_line(engine: AsyncEngine, turns: WriteTurns) -> None:
 
     def begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get(WRITES, False)
-        if not writes:
-            connection.exec_driver_sql("BEGIN")
-            return
         held: dict[Any, Any] = connection.connection.info
-        if _TURN not in held:
+        if writes and _TURN not in held:
             await_only(turns.take(first=writes == FIRST))
             held[_TURN] = turns
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        driver: DirectConnection = connection.connection.driver_connection  # type: ignore[assignment]
+        driver.begin_with("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     def checkin(_connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
         held: WriteTurns | None = entry.info.pop(_TURN, None)

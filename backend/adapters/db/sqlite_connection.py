@@ -1,0 +1,117 @@
+"""SQLite connections that go to their thread as seldom as can be.
+
+The driver keeps each connection in a thread, and sends every call there: to open a cursor, to execute, to fetch, to
+close the cursor. The way there and back costs the event loop more than most statements cost SQLite. Here a statement
+is one trip, with its rows and the ``BEGIN`` before it, and what needs no answer is no trip at all.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import aiosqlite
+
+T = TypeVar("T")
+_ROWS_AT_A_TIME = 64
+
+
+class DirectCursor:
+    """A cursor as SQLAlchemy uses one: a statement, then all of its rows."""
+
+    def __init__(self, connection: "DirectConnection") -> None:
+        self._connection = connection
+        self._rows: list[Any] = []
+        self.description: Any = None
+        self.rowcount = -1
+        self.lastrowid: int | None = None
+        self.arraysize = 1
+
+    async def __aenter__(self) -> "DirectCursor":
+        return self
+
+    async def execute(self, operation: str, parameters: Sequence[Any] = ()) -> None:
+        """Execute a statement and fetch its rows."""
+        await self._take(lambda cursor: cursor.execute(operation, parameters))
+
+    async def executemany(self, operation: str, parameters: Iterable[Sequence[Any]]) -> None:
+        """Execute a statement that returns no rows once for each set of parameters."""
+        await self._take(lambda cursor: cursor.executemany(operation, parameters))
+
+    async def fetchall(self) -> list[Any]:
+        """Return the rows, which are here already."""
+        rows, self._rows = self._rows, []
+        return rows
+
+    async def close(self) -> None:
+        """Forget the rows: the database's own cursor is closed."""
+        self._rows = []
+
+    async def _take(self, execute: Callable[[sqlite3.Cursor], object]) -> None:
+        def executed(connection: sqlite3.Connection) -> tuple[Any, list[Any], int, int | None]:
+            cursor = connection.cursor()
+            try:
+                execute(cursor)
+                rows = cursor.fetchall() if cursor.description else []
+                return cursor.description, rows, cursor.rowcount, cursor.lastrowid
+            finally:
+                cursor.close()
+
+        found = await self._connection.ask(executed)
+        self.description, self._rows, self.rowcount, self.lastrowid = found
+
+
+class DirectConnection(aiosqlite.Connection):
+    """A connection whose transactions begin together with their first statement."""
+
+    def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
+        super().__init__(connector, iter_chunk_size=_ROWS_AT_A_TIME)
+        # As SQLAlchemy does with the driver's own: a connection that nobody closed must not keep the process alive.
+        self._thread.daemon = True
+        self._first: str | None = None
+        # The first counted here, the second in the thread.
+        self._asked = 0
+        self._answered = 0
+
+    def cursor(self) -> DirectCursor:  # type: ignore[override]
+        """Return a cursor; no trip."""
+        return DirectCursor(self)
+
+    def begin_with(self, statement: str) -> None:
+        """Execute ``statement``, which begins a transaction, right before the next one."""
+        self._first = statement
+
+    async def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Run what needs the database in the connection's thread, and return what it does."""
+        first, self._first = self._first, None
+
+        def answer() -> T:
+            try:
+                if first is not None:
+                    self._conn.execute(first)
+                return question(self._conn)
+            finally:
+                self._answered += 1
+
+        self._asked += 1
+        answered: T = await self._execute(answer)
+        return answered
+
+    async def commit(self) -> None:
+        """Commit, unless no statement has begun anything."""
+        if self._is_anything_open():
+            await self.ask(sqlite3.Connection.commit)
+
+    async def rollback(self) -> None:
+        """Roll back, unless no statement has begun anything."""
+        if self._is_anything_open():
+            await self.ask(sqlite3.Connection.rollback)
+
+    def _is_anything_open(self) -> bool:
+        self._first = None
+        # While the thread still works for somebody who has left, what it says of itself does not count.
+        return self._asked != self._answered or self.in_transaction
+
+
+def connect(*args: Any, **options: Any) -> DirectConnection:
+    """Return a connection to await, for SQLAlchemy's ``async_creator_fn``; takes what ``sqlite3.connect`` takes."""
+    return DirectConnection(lambda: sqlite3.connect(*args, **options))
