@@ -12,6 +12,7 @@ from fastapi import Request
 from limits import RateLimitItem, parse
 from slowapi import Limiter
 
+from backend.api.address_counts import SCHEME
 from backend.domain.errors import OAuthError, TooMany
 from backend.domain.login_delays import network_of
 
@@ -40,7 +41,7 @@ class AddressThrottle:
     """The counts of one application."""
 
     def __init__(self, *, login_rate: str, anonymous_rate: str) -> None:
-        self._limiter = Limiter(key_func=client_network, strategy="moving-window", storage_uri="memory://")
+        self._limiter = Limiter(key_func=client_network, strategy="moving-window", storage_uri=f"{SCHEME}://")
         self._login_rate = parse(login_rate)
         self._anonymous_rate = parse(anonymous_rate)
 
