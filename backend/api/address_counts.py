@@ -25,7 +25,7 @@ class MovingWindows(Storage, MovingWindowSupport):
 
     STORAGE_SCHEME = [SCHEME]  # noqa: RUF012  # the library's own declaration
 
-    def __init__(self, uri: str | None = None, wrap_exceptions: bool = False, *, most: int = MOST_ADDRESSES) -> None:  # noqa: FBT001, FBT002
+    def __init__(self, uri: str | None = None, wrap_exceptions: bool = False, *, most: int = MOST_ADDRESSES) -> None:
         super().__init__(uri, wrap_exceptions=wrap_exceptions)
         self._most = most
         self._windows: OrderedDict[str, deque[float]] = OrderedDict()

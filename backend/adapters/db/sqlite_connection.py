@@ -7,7 +7,7 @@ is one trip, with its rows and the ``BEGIN`` before it, and what needs no answer
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import aiosqlite
 
@@ -26,7 +26,7 @@ class DirectCursor:
         self.lastrowid: int | None = None
         self.arraysize = 1
 
-    async def __aenter__(self) -> "DirectCursor":
+    async def __aenter__(self) -> Self:
         return self
 
     async def execute(self, operation: str, parameters: Sequence[Any] = ()) -> None:
@@ -93,7 +93,7 @@ class DirectConnection(aiosqlite.Connection):
                 self._answered += 1
 
         self._asked += 1
-        answered: T = await self._execute(answer)
+        answered: T = await self._execute(answer)  # type: ignore[no-untyped-call]
         return answered
 
     async def commit(self) -> None:

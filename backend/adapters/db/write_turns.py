@@ -10,7 +10,7 @@ A turn is taken where a transaction begins, and ends where its connection goes b
 
 import asyncio
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Connection, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -19,7 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
-from backend.adapters.db.sqlite_connection import DirectConnection
+if TYPE_CHECKING:
+    from backend.adapters.db.sqlite_connection import DirectConnection
 
 WRITES = "forecourt_writes"
 """Execution option of a transaction that writes: ``True``, or ``FIRST``."""
@@ -86,7 +87,7 @@ def stand_in_line(engine: AsyncEngine, turns: WriteTurns) -> None:
         if writes and _TURN not in held:
             await_only(turns.take(first=writes == FIRST))
             held[_TURN] = turns
-        driver: DirectConnection = connection.connection.driver_connection  # type: ignore[assignment]
+        driver = cast("DirectConnection", connection.connection.driver_connection)
         driver.begin_with("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     def checkin(_connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
