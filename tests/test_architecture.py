@@ -57,6 +57,7 @@ CONTRACT_ELSEWHERE = {
     "ModelCatalog": "integration/model_service/test_model_service.py",
     "ModelRollouts": "integration/model_service/test_model_rollouts.py",
     "PasswordHasher": "unit/adapters/test_crypto_adapters.py",
+    "Precedence": "unit/adapters/test_precedence.py",
     "KeyHasher": "unit/adapters/test_crypto_adapters.py",
     "Sealer": "unit/adapters/test_crypto_adapters.py",
     "OpaqueTokens": "unit/adapters/test_crypto_adapters.py",

@@ -36,6 +36,7 @@ error_log = logging.getLogger("forecourt.errors")
 GENERIC_PATH = "/v1/predict"
 MODELS_PATH = "/v1/models/"
 VERB = "/predict"
+TOKEN_PATH = "/v1/auth/token"  # noqa: S105  # a path
 
 Headers = dict[bytes, bytes]
 
@@ -95,6 +96,9 @@ class DirectPredictions:
         model = _model_in(path)
         headers: Headers = dict(scope["headers"])
         if (path != GENERIC_PATH and model is None) or self._is_unusual(scope, headers):
+            if path == TOKEN_PATH:
+                # Many may arrive at once, and each costs several predictions before it is even known what it wants.
+                await self._served().resources.precedence.give_way()
             await self._otherwise(scope, receive, send)
             return
         started_s = time.perf_counter()
@@ -135,7 +139,11 @@ class DirectPredictions:
             caller = await served.authenticators.predict_caller(credential, address)
             body = await self._body(receive)
             command = read_command(Sent("POST", path, headers, request_id, body), model)
-            return write(await served.predictions.predict(caller, command))
+            served.resources.precedence.enter()
+            try:
+                return write(await served.predictions.predict(caller, command))
+            finally:
+                served.resources.precedence.leave()
         except CallerLeft:
             raise
         except ForecourtError as refusal:

@@ -19,6 +19,7 @@ from backend.services.ports import (
     OutboundHttp,
     Outbox,
     PasswordHasher,
+    Precedence,
     Sealer,
     Store,
     StrangerThrottle,
@@ -71,3 +72,4 @@ class Resources:
     login_throttle: LoginThrottle
     health_probes: tuple[HealthProbe, ...]
     predictions: PredictionService
+    precedence: Precedence

@@ -10,6 +10,7 @@ from backend.adapters.crypto.passwords import Argon2Passwords
 from backend.adapters.db.key_directory import SqlKeyDirectory
 from backend.adapters.db.key_use import BatchedKeyUse
 from backend.adapters.memory.key_directory import CachedKeyDirectory
+from backend.adapters.memory.precedence import PredictionsFirst
 from backend.adapters.memory.stranger_throttle import MemoryStrangerThrottle
 from backend.api.resources import HttpOptions, Resources
 from backend.composition import (
@@ -128,4 +129,5 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
         login_throttle=login_throttle,
         health_probes=(shared.database, admission, metering.ledger, models),
         predictions=predictions,
+        precedence=PredictionsFirst(at_a_time=passwords.processes + 1),
     )

@@ -57,6 +57,24 @@ class Membership:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """A seat as its holder signs in to it."""
+
+    tenant_id: TenantId
+    tenant_slug: str
+    tenant_status: TenantStatus
+    role: Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeatedUser:
+    """A user with their seats in all tenants, oldest first."""
+
+    user: User
+    seats: tuple[Seat, ...]
+
+
 def normalise_email(email: str) -> str:
     """Return the address in the one form under which it is stored and looked up."""
     return email.strip().casefold()

@@ -12,12 +12,13 @@ from backend.domain.errors import OAuthError
 from backend.domain.ids import TenantId, new_id
 from backend.domain.scopes import PLATFORM_ROLE_SCOPES, ROLE_SCOPES, Scope, format_scopes, parse_scopes
 from backend.domain.sessions import REUSE_LEEWAY, RefreshToken, Session
-from backend.domain.tenants import TenantStatus, User, is_email, normalise_email
+from backend.domain.tenants import SeatedUser, TenantStatus, User, is_email, normalise_email
 from backend.services.ports import (
     KeyHasher,
     LoginThrottle,
     OpaqueTokens,
     PasswordHasher,
+    Precedence,
     Store,
     TokenIssuer,
     UnitOfWork,
@@ -70,6 +71,7 @@ class TokenService:
         refresh_tokens: OpaqueTokens,
         key_hasher: KeyHasher,
         throttle: LoginThrottle,
+        precedence: Precedence,
         clock: Clock,
         password_grant: bool,
     ) -> None:
@@ -79,6 +81,7 @@ class TokenService:
         self._refresh_tokens = refresh_tokens
         self._key_hasher = key_hasher
         self._throttle = throttle
+        self._precedence = precedence
         self._clock = clock
         self._password_grant = password_grant
 
@@ -95,18 +98,17 @@ class TokenService:
         wait_s = await self._throttle.delay_s(email, grant.address)
         if wait_s:
             raise OAuthError("slow_down", "Too many failed attempts. Try again later.", retry_after_s=wait_s)
-        async with self._passwords.turn():
+        async with self._precedence.turn():
             return await self._log_in(email, grant)
 
     async def _log_in(self, email: str, grant: PasswordGrant) -> TokenGrant:
-        user = await self._verified_user(email, grant.password)
-        if user is None:
+        found = await self._verified_user(email, grant.password)
+        if found is None:
             await self._throttle.failed(email, grant.address)
             raise _invalid_grant()
         await self._throttle.succeeded(email, grant.address)
-        async with self._store.unit_of_work() as unit:
-            tenant_id, allowed = await _seat(unit, user, grant.tenant_slug)
-            return await self._open_session(unit, user, tenant_id, _narrowed(grant.scope, allowed), grant)
+        tenant_id, allowed = _seat(found, grant.tenant_slug)
+        return await self._open_session(found.user, tenant_id, _narrowed(grant.scope, allowed), grant)
 
     async def grant_client(self, grant: ClientGrant) -> TokenGrant:
         """Exchange a service account's secret for an access token. The secret has 256 bits: nobody guesses it.
@@ -172,24 +174,26 @@ class TokenService:
         await unit.sessions.touch(session.id, now)
         return self._grant(session, scopes, successor)
 
-    async def _verified_user(self, email: str, password: str) -> User | None:
+    async def _verified_user(self, email: str, password: str) -> SeatedUser | None:
+        await self._precedence.give_way()
         # No transaction is open while the hash is computed: on SQLite it would hold up the ledger.
         async with self._store.unit_of_work(read_only=True) as unit:
-            user = await unit.users.by_email(email) if is_email(email) else None
+            found = await unit.memberships.by_email_of_all_tenants(email) if is_email(email) else None
+        user = found.user if found else None
         if len(password) > PASSWORD_MAX_CHARS:
             password = ""
         matches = await self._passwords.verify(password, user.password_hash if user else None)
+        await self._precedence.give_way()
         if user is None or not matches or user.disabled:
             return None
         if self._passwords.is_outdated(user.password_hash):
             upgraded = await self._passwords.hash(password)
             async with self._store.unit_of_work() as unit:
                 await unit.users.set_password_hash(user.id, upgraded)
-        return user
+        return found
 
     async def _open_session(
         self,
-        unit: UnitOfWork,
         user: User,
         tenant_id: TenantId | None,
         scopes: frozenset[Scope],
@@ -208,16 +212,20 @@ class TokenService:
             user_agent=grant.user_agent,
         )
         token = self._refresh_tokens.mint()
-        await unit.sessions.add(session)
-        await unit.sessions.add_token(self._member(session.id, token))
+        member = self._member(session.id, token)
         entry = AuditEntry(
             actor=Actor(kind=ActorKind.USER, id=user.id, address=grant.address or None, request_id=grant.request_id),
             action=Action.SESSION_STARTED,
             target_id=session.id,
             after={"scope": session.scope},
         )
-        await unit.audit.record(tenant_id or PLATFORM_CHAIN, entry)
-        return self._grant(session, scopes, token)
+        # Signed before anything is written: on SQLite the ledger stands in line behind whoever writes.
+        signed = self._grant(session, scopes, token)
+        await self._precedence.give_way()
+        async with self._store.unit_of_work() as unit:
+            await unit.sessions.start(session, member)
+            await unit.audit.record(tenant_id or PLATFORM_CHAIN, entry)
+        return signed
 
     async def _is_replay_in_leeway(self, unit: UnitOfWork, presented: RefreshToken) -> bool:
         """Whether the successor is still unused and so young that the first answer may have been lost."""
@@ -245,12 +253,12 @@ class TokenService:
         )
 
 
-async def _seat(unit: UnitOfWork, user: User, slug: str | None) -> tuple[TenantId | None, frozenset[Scope]]:
-    for seat, tenant in await unit.memberships.of_user(user.id):
-        if slug in {None, tenant.slug} and tenant.status is TenantStatus.ACTIVE:
-            return tenant.id, ROLE_SCOPES[seat.role]
-    if user.platform_role is not None and slug is None:
-        return None, PLATFORM_ROLE_SCOPES[user.platform_role]
+def _seat(found: SeatedUser, slug: str | None) -> tuple[TenantId | None, frozenset[Scope]]:
+    for seat in found.seats:
+        if slug in {None, seat.tenant_slug} and seat.tenant_status is TenantStatus.ACTIVE:
+            return seat.tenant_id, ROLE_SCOPES[seat.role]
+    if found.user.platform_role is not None and slug is None:
+        return None, PLATFORM_ROLE_SCOPES[found.user.platform_role]
     raise _invalid_grant()
 
 

@@ -1,7 +1,7 @@
 """What an answer costs in password hashes: the one part of a login that takes long enough to be timed from outside."""
 
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import contextmanager
 
 from backend.api.deps import get_password_hasher
 from backend.services.ports.identity import PasswordHasher
@@ -14,9 +14,6 @@ class CountedHasher:
     def __init__(self, hasher: PasswordHasher) -> None:
         self._hasher = hasher
         self.asked: list[str] = []
-
-    def turn(self) -> AbstractAsyncContextManager[None]:
-        return self._hasher.turn()
 
     async def hash(self, password: str) -> str:
         self.asked.append("hash")

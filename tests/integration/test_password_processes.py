@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -140,57 +140,6 @@ async def test_a_caller_who_leaves_does_not_leave_its_answer_to_the_next(new_poo
     with suppress(asyncio.CancelledError):
         await leaving
     assert await passwords.verify(PASSWORD, STORED) is True
-
-
-async def test_p3_few_logins_have_their_turn_at_a_time_in_order_of_arrival(new_pool: NewPool) -> None:
-    passwords = new_pool(processes=1, most_asking=4)
-    entered: list[int] = []
-    may_leave = [asyncio.Event() for _ in range(4)]
-
-    async def log_in(number: int) -> None:
-        async with passwords.turn():
-            entered.append(number)
-            await may_leave[number].wait()
-
-    logins = [asyncio.create_task(log_in(number)) for number in range(4)]
-    await settled()
-    assert entered == [0, 1]
-    with pytest.raises(Overloaded):
-        async with passwords.turn():
-            pass
-    for number in (1, 0):
-        may_leave[number].set()
-        await settled()
-    assert entered == [0, 1, 2, 3]
-    for event in may_leave:
-        event.set()
-    await asyncio.gather(*logins)
-    async with passwords.turn():
-        assert await passwords.verify(PASSWORD, STORED)
-
-
-async def test_a_login_that_leaves_the_line_takes_nobodys_turn(new_pool: NewPool) -> None:
-    passwords = new_pool(processes=1, most_asking=3)
-    async with AsyncExitStack() as held:
-        for _ in range(2):
-            await held.enter_async_context(passwords.turn())
-        waiting = asyncio.create_task(passwords.turn().__aenter__())
-        await settled()
-        waiting.cancel()
-        with suppress(asyncio.CancelledError):
-            await waiting
-        # It stands in line no more, so there is room for another.
-        waiting = asyncio.create_task(held.enter_async_context(passwords.turn()))
-        await settled()
-        assert not waiting.done()
-        await held.pop_all().aclose()
-        await waiting
-
-
-async def settled() -> None:
-    """Let everything happen that can."""
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 # What becomes of the processes

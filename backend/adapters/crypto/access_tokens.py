@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_public_key,
 )
-from jose import jws, jwt
+from jose import jwk, jws, jwt
+from jose.backends.base import Key
 from jose.exceptions import JOSEError
 
 from backend.adapters.single_flight import SingleFlight
@@ -100,7 +101,10 @@ class JoseTokenIssuer:
 
     def replace_keys(self, keys: tuple[SigningKey, ...]) -> None:
         """Take other keys from now on, newest first."""
-        self._signer = next(key for key in keys if key.private_pem is not None)
+        signer = next(key for key in keys if key.private_pem is not None)
+        # Read once: the library would read the text again for each token, which costs as much as to sign it.
+        self._signing_kid, self._signing = signer.kid, jwk.construct(signer.private_pem, ALGORITHM)
+        self._verifying = {key.kid: jwk.construct(key.public_pem, ALGORITHM) for key in keys}
         self._public = {key.kid: key.public_pem for key in keys}
 
     async def refresh(self) -> bool:
@@ -155,9 +159,9 @@ class JoseTokenIssuer:
             claims["gen"] = generation
         token = jwt.encode(
             claims,
-            self._signer.private_pem,
+            self._signing,
             algorithm=ALGORITHM,
-            headers={"typ": TYPE, "kid": self._signer.kid},
+            headers={"typ": TYPE, "kid": self._signing_kid},
         )
         return str(token), self._ttl_s
 
@@ -167,9 +171,9 @@ class JoseTokenIssuer:
         Raises:
             Unauthenticated: anything about it is not exactly right; which thing is not said.
         """
-        public_pem = self._public_key_of(token)
+        key = self._key_of(token)
         try:
-            claims = json.loads(jws.verify(token, public_pem, algorithms=[ALGORITHM]))
+            claims = json.loads(jws.verify(token, key, algorithms=[ALGORITHM]))
         except (JOSEError, ValueError, TypeError, RecursionError) as error:
             raise Unauthenticated from error
         if not isinstance(claims, dict):
@@ -180,7 +184,7 @@ class JoseTokenIssuer:
         """Return the public keys as an RFC 7517 key set."""
         return {"keys": [_jwk(kid, pem) for kid, pem in self._public.items()]}
 
-    def _public_key_of(self, token: str) -> str:
+    def _key_of(self, token: str) -> Key:
         if len(token) > MAX_TOKEN_BYTES or _COMPACT.fullmatch(token) is None:
             raise Unauthenticated
         encoded = token.split(".", 1)[0]
@@ -193,10 +197,10 @@ class JoseTokenIssuer:
             raise Unauthenticated
         if header["alg"] != ALGORITHM or header["typ"] != TYPE or not isinstance(header["kid"], str):
             raise Unauthenticated
-        public_pem = self._public.get(header["kid"])
-        if public_pem is None:
+        key = self._verifying.get(header["kid"])
+        if key is None:
             raise UnknownSigningKey
-        return public_pem
+        return key
 
     def _checked(self, claims: Mapping[str, Any]) -> AccessClaims:
         now = self._clock.now_s()

@@ -3,12 +3,12 @@
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
-from sqlalchemy import text
+from sqlalchemy import bindparam, insert, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from backend.adapters.db.row_security import tenant_rows
-from backend.adapters.db.tables import AuditRow
+from backend.adapters.db.tables import AuditRow, table_of
 from backend.domain.audit import (
     GENESIS,
     Action,
@@ -23,6 +23,15 @@ from backend.domain.audit import (
 from backend.domain.ids import TenantId, new_id
 
 _PAGE = 500
+# Of the table: entities would cost more than the statements, and every mutation executes both.
+_TABLE = table_of(AuditRow)
+_LAST = (
+    select(_TABLE.c.hash, _TABLE.c.sequence)
+    .where(_TABLE.c.tenant_id == bindparam("chain"))
+    .order_by(_TABLE.c.sequence.desc())
+    .limit(1)
+)
+_NEXT = insert(_TABLE)
 
 
 def _record(row: AuditRow) -> AuditRecord:
@@ -53,40 +62,34 @@ class SqlAuditLog:
     async def record(self, tenant_id: TenantId, entry: AuditEntry) -> None:
         """Append to the tenant's chain; it stands or falls with the unit of work."""
         await self._hold(tenant_id)
-        last = await self._session.scalar(
-            select(AuditRow)
-            .where(col(AuditRow.tenant_id) == tenant_id)
-            .order_by(col(AuditRow.sequence).desc())
-            .limit(1)
-        )
+        last = (await self._session.execute(_LAST, {"chain": tenant_id})).one_or_none()
         previous_hash, sequence = (last.hash, last.sequence + 1) if last else (GENESIS, 1)
         record_id, at = new_id("aud"), datetime.now(UTC)
-        self._session.add(
-            AuditRow(
-                id=record_id,
-                tenant_id=tenant_id,
-                sequence=sequence,
-                at=at,
-                actor_kind=entry.actor.kind,
-                actor_id=entry.actor.id,
-                actor_address=entry.actor.address,
-                request_id=entry.actor.request_id,
-                action=entry.action,
-                target_id=entry.target_id,
-                before=dict(entry.before),
-                after=dict(entry.after),
-                previous_hash=previous_hash,
-                hash=chain_hash(
-                    tenant_id=tenant_id,
-                    record_id=record_id,
-                    sequence=sequence,
-                    at=at,
-                    entry=entry,
-                    previous_hash=previous_hash,
-                ),
-            )
+        link = chain_hash(
+            tenant_id=tenant_id,
+            record_id=record_id,
+            sequence=sequence,
+            at=at,
+            entry=entry,
+            previous_hash=previous_hash,
         )
-        await self._session.flush()
+        values = {
+            "id": record_id,
+            "tenant_id": tenant_id,
+            "sequence": sequence,
+            "at": at,
+            "actor_kind": entry.actor.kind,
+            "actor_id": entry.actor.id,
+            "actor_address": entry.actor.address,
+            "request_id": entry.actor.request_id,
+            "action": entry.action.value,
+            "target_id": entry.target_id,
+            "before": dict(entry.before),
+            "after": dict(entry.after),
+            "previous_hash": previous_hash,
+            "hash": link,
+        }
+        await self._session.execute(_NEXT, values)
 
     async def list(
         self, tenant_id: TenantId, wanted: AuditFilter, *, before_sequence: int | None, limit: int

@@ -1,19 +1,21 @@
 """Memberships in SQL."""
 
-from sqlalchemy import delete, func, update
+from typing import Any
+
+from sqlalchemy import Select, bindparam, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import col, select
+from sqlmodel import col
 
 from backend.adapters.db.engine import violated_constraint
 from backend.adapters.db.row_security import of_all_tenants, tenant_rows
-from backend.adapters.db.tables import MembershipRow, TenantRow, UserRow
+from backend.adapters.db.tables import MembershipRow, TenantRow, UserRow, table_of
 from backend.adapters.db.tenants import tenant_from_row
 from backend.adapters.db.users import user_from_row
 from backend.domain.errors import AlreadyExists
 from backend.domain.ids import TenantId, UserId
-from backend.domain.scopes import Role
-from backend.domain.tenants import Membership, Tenant, User
+from backend.domain.scopes import PlatformRole, Role
+from backend.domain.tenants import Membership, Seat, SeatedUser, Tenant, TenantStatus, User
 
 
 def _membership(row: MembershipRow) -> Membership:
@@ -24,6 +26,41 @@ def _membership(row: MembershipRow) -> Membership:
         role=Role(row.role),
         created_at=row.created_at,
     )
+
+
+def _seat(row: Any) -> Seat:
+    return Seat(
+        tenant_id=TenantId(row.tenant_id),
+        tenant_slug=row.slug,
+        tenant_status=TenantStatus(row.status),
+        role=Role(row.role),
+    )
+
+
+def _seated() -> Select[Any]:
+    """Return the question that every login asks: of the tables, since entities would cost more than the question."""
+    users, seats, tenants = table_of(UserRow), table_of(MembershipRow), table_of(TenantRow)
+    return (
+        select(
+            users.c.id.label("user_id"),
+            users.c.password_hash,
+            users.c.disabled,
+            users.c.platform_role,
+            users.c.created_at,
+            seats.c.tenant_id,
+            seats.c.role,
+            tenants.c.slug,
+            tenants.c.status,
+        )
+        .select_from(users)
+        .outerjoin(seats, seats.c.user_id == users.c.id)
+        .outerjoin(tenants, tenants.c.id == seats.c.tenant_id)
+        .where(users.c.email == bindparam("address"))
+        .order_by(seats.c.id)
+    )
+
+
+_SEATED = _seated()
 
 
 @tenant_rows
@@ -72,6 +109,23 @@ class SqlMemberships:
         )
         return [(_membership(seat), tenant_from_row(tenant)) for seat, tenant in rows]
 
+    @of_all_tenants
+    async def by_email_of_all_tenants(self, email: str) -> SeatedUser | None:
+        """Return the user of an address and their seats."""
+        rows = (await self._session.execute(_SEATED, {"address": email})).all()
+        if not rows:
+            return None
+        first = rows[0]
+        user = User(
+            id=UserId(first.user_id),
+            email=email,
+            password_hash=first.password_hash,
+            disabled=first.disabled,
+            platform_role=PlatformRole(first.platform_role) if first.platform_role else None,
+            created_at=first.created_at,
+        )
+        return SeatedUser(user=user, seats=tuple(_seat(row) for row in rows if row.role is not None))
+
     async def get(self, tenant_id: TenantId, membership_id: str) -> tuple[Membership, User] | None:
         """Return one of the tenant's seats and who sits there."""
         found = (
@@ -88,7 +142,7 @@ class SqlMemberships:
     async def emails_of(self, tenant_id: TenantId, roles: frozenset[Role]) -> tuple[str, ...]:
         """Return the addresses of those who sit there with one of these roles and may sign in, oldest seat first."""
         addresses = await self._session.scalars(
-            select(UserRow.email)
+            select(col(UserRow.email))
             .join(MembershipRow, col(MembershipRow.user_id) == col(UserRow.id))
             .where(col(MembershipRow.tenant_id) == tenant_id)
             .where(col(MembershipRow.role).in_([role.value for role in roles]))

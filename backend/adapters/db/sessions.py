@@ -2,12 +2,12 @@
 
 from datetime import datetime
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete, insert, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from backend.adapters.db.revoked_tokens import is_revoked
-from backend.adapters.db.tables import RefreshTokenRow, SessionRow
+from backend.adapters.db.tables import RefreshTokenRow, SessionRow, table_of
 from backend.domain.ids import TenantId, UserId
 from backend.domain.sessions import RefreshToken, Session
 
@@ -37,28 +37,32 @@ def _token(row: RefreshTokenRow) -> RefreshToken:
     )
 
 
+# Of the tables: entities would cost more than the statements, and every login executes both.
+_NEW_SESSION = insert(table_of(SessionRow))
+_NEW_TOKEN = insert(table_of(RefreshTokenRow))
+
+
 class SqlSessions:
     """Refresh-token families."""
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    async def add(self, session: Session) -> None:
-        """Store a new family."""
-        self._session.add(
-            SessionRow(
-                id=session.id,
-                user_id=session.user_id,
-                tenant_id=session.tenant_id,
-                scope=session.scope,
-                created_at=session.created_at,
-                last_used_at=session.last_used_at,
-                revoked_at=session.revoked_at,
-                address=session.address,
-                user_agent=session.user_agent,
-            )
-        )
-        await self._session.flush()
+    async def start(self, session: Session, token: RefreshToken) -> None:
+        """Store a new family and its first member."""
+        values = {
+            "id": session.id,
+            "user_id": session.user_id,
+            "tenant_id": session.tenant_id,
+            "scope": session.scope,
+            "created_at": session.created_at,
+            "last_used_at": session.last_used_at,
+            "revoked_at": session.revoked_at,
+            "address": session.address,
+            "user_agent": session.user_agent,
+        }
+        await self._session.execute(_NEW_SESSION, values)
+        await self.add_token(token)
 
     async def get(self, session_id: str) -> Session | None:
         """Return one family."""
@@ -74,17 +78,15 @@ class SqlSessions:
 
     async def add_token(self, token: RefreshToken) -> None:
         """Store a new member of a family."""
-        self._session.add(
-            RefreshTokenRow(
-                id=token.id,
-                session_id=token.session_id,
-                token_hash=token.token_hash,
-                created_at=token.created_at,
-                rotated_at=token.rotated_at,
-                successor_id=token.successor_id,
-            )
-        )
-        await self._session.flush()
+        values = {
+            "id": token.id,
+            "session_id": token.session_id,
+            "token_hash": token.token_hash,
+            "created_at": token.created_at,
+            "rotated_at": token.rotated_at,
+            "successor_id": token.successor_id,
+        }
+        await self._session.execute(_NEW_TOKEN, values)
 
     async def token_by_hash(self, token_hash: bytes) -> RefreshToken | None:
         """Return the token of a hash, its row locked until the unit ends."""

@@ -23,6 +23,7 @@ from backend.services.ports import (
     OutboundHttp,
     Outbox,
     PasswordHasher,
+    Precedence,
     Sealer,
     Store,
     StrangerThrottle,
@@ -93,6 +94,11 @@ def get_key_directory(request: Request) -> KeyDirectory:
 def get_password_hasher(request: Request) -> PasswordHasher:
     """Return the password hasher."""
     return get_resources(request).password_hasher
+
+
+def get_precedence(request: Request) -> Precedence:
+    """Return what lets predictions go first."""
+    return get_resources(request).precedence
 
 
 def get_key_hasher(request: Request) -> KeyHasher:

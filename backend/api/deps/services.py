@@ -21,6 +21,7 @@ from backend.api.deps.providers import (
     get_opaque_tokens,
     get_outbox,
     get_password_hasher,
+    get_precedence,
     get_resources,
     get_store,
     get_token_issuer,
@@ -94,6 +95,7 @@ async def get_token_service(request: Request) -> TokenService:
         refresh_tokens=provided(request, get_opaque_tokens),
         key_hasher=provided(request, get_key_hasher),
         throttle=provided(request, get_login_throttle),
+        precedence=provided(request, get_precedence),
         clock=provided(request, get_clock),
         password_grant=get_resources(request).settings.password_grant,
     )

@@ -17,6 +17,7 @@ UnitOfWork           one transaction and its repositories       db
 KeyDirectory         an API key with all that applies to it     db, memory (a cache before it)
 KeyUse               when keys were last used                   db
 PasswordHasher       slow hashes of passwords                   crypto
+Precedence           predictions before logins                  memory
 KeyHasher            peppered hashes of API keys                crypto
 Sealer               what is kept and read again, encrypted     crypto
 TokenIssuer          access tokens                              crypto
@@ -60,6 +61,7 @@ from backend.services.ports.metrics import Counter, Gauge, Histogram, Metrics
 from backend.services.ports.model_files import ModelFiles
 from backend.services.ports.models import EncodedRows, ModelCatalog, ModelRollouts, ServedModel
 from backend.services.ports.outbound import OutboundAnswer, OutboundHttp, Resolver
+from backend.services.ports.precedence import Precedence
 from backend.services.ports.store import (
     Adjustments,
     ApiKeys,
@@ -124,6 +126,7 @@ __all__ = [
     "PeriodTotals",
     "Periods",
     "Plans",
+    "Precedence",
     "QuotaHistory",
     "Resolver",
     "RevokedTokens",

@@ -1,6 +1,5 @@
 """Credentials: hashing, signing, looking up, slowing down."""
 
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -49,14 +48,6 @@ class KeyUse(Protocol):
 
 class PasswordHasher(Protocol):
     """Slow hashes, computed off the event loop in a bounded pool. A wave of them must not slow predictions down."""
-
-    def turn(self) -> AbstractAsyncContextManager[None]:
-        """Return a block for all that is done about one login; only a few are entered at a time, in order of arrival.
-
-        Raises:
-            Overloaded: too many wait already.
-        """
-        ...
 
     async def hash(self, password: str) -> str:
         """Return the hash string of a password, parameters and salt inside.

@@ -6,7 +6,7 @@ What only one dialect has (triggers, grants, the ledger's ``commit_xid``) stands
 from backend.adapters.db.tables.billers import BillerCustomerRow, UsagePushRow
 from backend.adapters.db.tables.billing import ClosedPeriodRow, PeriodClosingRow, UsageAdjustmentRow
 from backend.adapters.db.tables.books import AuditRow, UsageEventRow
-from backend.adapters.db.tables.columns import NullableJson, RowNumber, UtcDateTime
+from backend.adapters.db.tables.columns import NullableJson, RowNumber, UtcDateTime, table_of
 from backend.adapters.db.tables.credentials import (
     ApiKeyRow,
     MailedTokenRow,
@@ -58,4 +58,5 @@ __all__ = [
     "UtcDateTime",
     "WebhookDeliveryRow",
     "WebhookEndpointRow",
+    "table_of",
 ]

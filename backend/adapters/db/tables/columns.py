@@ -1,9 +1,11 @@
 """Column types that mean the same on both dialects."""
 
 from datetime import UTC, datetime
+from typing import cast
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, Table
 from sqlalchemy.types import TypeDecorator
+from sqlmodel import SQLModel
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -25,6 +27,11 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def table_of(row: type[SQLModel]) -> Table:
+    """Return the table behind a row's class, for statements that need no entities."""
+    return cast("Table", row.__table__)  # type: ignore[attr-defined]
 
 
 NullableJson = JSON(none_as_null=True)

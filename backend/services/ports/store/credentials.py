@@ -60,8 +60,8 @@ class ApiKeys(Protocol):
 class Sessions(Protocol):
     """Refresh-token families."""
 
-    async def add(self, session: Session) -> None:
-        """Store a new family."""
+    async def start(self, session: Session, token: RefreshToken) -> None:
+        """Store a new family and its first member."""
         ...
 
     async def get(self, session_id: str) -> Session | None:

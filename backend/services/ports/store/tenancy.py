@@ -12,7 +12,7 @@ from backend.domain.plans import Plan
 from backend.domain.scopes import Role
 from backend.domain.statements import PlanSpan
 from backend.domain.subscriptions import Standing
-from backend.domain.tenants import Membership, Tenant, TenantStatus, User
+from backend.domain.tenants import Membership, SeatedUser, Tenant, TenantStatus, User
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +116,10 @@ class Memberships(Protocol):
 
     async def of_user(self, user_id: UserId) -> list[tuple[Membership, Tenant]]:
         """Return a user's seats in all tenants, oldest first."""
+        ...
+
+    async def by_email_of_all_tenants(self, email: str) -> SeatedUser | None:
+        """Return the user of a normalised address and their seats, in one look: as fast when there is none."""
         ...
 
     async def get(self, tenant_id: TenantId, membership_id: str) -> tuple[Membership, User] | None:
