@@ -6,13 +6,25 @@ that nothing can be changed, taken out or put in between without breaking every 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from backend.domain.ids import TenantId
+
+
+class Named(Protocol):
+    """What an entry may be about."""
+
+    @property
+    def id(self) -> str:
+        """Return the name under which it is found."""
+        ...
+
+
+T = TypeVar("T", bound=Named)
 
 PLATFORM_CHAIN = TenantId("platform")
 """The chain of what concerns no tenant: platform users, signing keys, plans."""
@@ -93,6 +105,22 @@ class AuditEntry:
     target_id: str
     before: Mapping[str, Any] = field(default_factory=dict)
     after: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_change(
+        cls, actor: Actor, action: Action, view: Callable[[T], Mapping[str, Any]], before: T | None, after: T | None
+    ) -> "AuditEntry":
+        """Return the entry of something that was made, changed or taken away; one of the two states is there."""
+        target = after if after is not None else before
+        if target is None:
+            raise ValueError("a change needs something that it is about")
+        return cls(
+            actor=actor,
+            action=action,
+            target_id=target.id,
+            before={} if before is None else view(before),
+            after={} if after is None else view(after),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Self, TypedDict, Unpack
 
-from backend.domain.ids import UserId
+from backend.domain.ids import UserId, new_id
 
 
 class MailPurpose(StrEnum):
@@ -18,6 +19,14 @@ LIFETIMES = {MailPurpose.SIGN_UP: timedelta(hours=24), MailPurpose.RESET: timede
 LONGEST_LIFETIME = max(LIFETIMES.values())
 MOST_PER_HOUR = 5
 """Messages to one address for one purpose: more would only fill somebody's mailbox."""
+
+
+class Said(TypedDict, total=False):
+    """What a token is for beyond its purpose; see :class:`MailedToken`."""
+
+    user_id: UserId | None
+    password_hash: str | None
+    tenant_name: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +47,21 @@ class MailedToken:
     user_id: UserId | None = None
     password_hash: str | None = None
     tenant_name: str | None = None
+
+    @classmethod
+    def fresh(cls, purpose: MailPurpose, email: str, token_hash: bytes, at: datetime, **said: Unpack[Said]) -> Self:
+        """Return the record of a token that is made now; it lives as long as its purpose allows."""
+        expires_at = at + LIFETIMES[purpose]
+        return cls(
+            id=new_id("mtk"),
+            purpose=purpose,
+            email=email,
+            token_hash=token_hash,
+            created_at=at,
+            expires_at=expires_at,
+            used_at=None,
+            **said,
+        )
 
     def is_good(self, purpose: MailPurpose, instant: datetime) -> bool:
         """Whether the token still counts for this purpose."""

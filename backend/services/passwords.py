@@ -6,9 +6,9 @@ from backend.domain.audit import PLATFORM_CHAIN, Action, Actor, AuditEntry
 from backend.domain.callers import ActorKind, Caller, PlatformCaller
 from backend.domain.clock import Clock
 from backend.domain.errors import LinkExpired, Unauthenticated
-from backend.domain.ids import UserId, new_id
+from backend.domain.ids import UserId
 from backend.domain.mail import reset_mail
-from backend.domain.mailed_tokens import LIFETIMES, MOST_PER_HOUR, MailedToken, MailPurpose
+from backend.domain.mailed_tokens import MOST_PER_HOUR, MailedToken, MailPurpose
 from backend.domain.passwords import require_strong
 from backend.domain.tenants import User, normalise_email
 from backend.services.ports import OpaqueTokens, Outbox, PasswordHasher, Store, UnitOfWork
@@ -69,18 +69,10 @@ class PasswordService:
         async with self._store.unit_of_work() as unit:
             user = await unit.users.by_email(email)
             sent = await unit.mailed_tokens.count_since(MailPurpose.RESET, email, now - timedelta(hours=1))
-            await unit.mailed_tokens.add(
-                MailedToken(
-                    id=new_id("mtk"),
-                    purpose=MailPurpose.RESET,
-                    email=email,
-                    token_hash=self._tokens.hash(token),
-                    created_at=now,
-                    expires_at=now + LIFETIMES[MailPurpose.RESET],
-                    used_at=None,
-                    user_id=user.id if user else None,
-                )
+            kept = MailedToken.fresh(
+                MailPurpose.RESET, email, self._tokens.hash(token), now, user_id=user.id if user else None
             )
+            await unit.mailed_tokens.add(kept)
         if user is not None and not user.disabled and sent < MOST_PER_HOUR:
             self._outbox.post(reset_mail(to=user.email, public_url=self._public_url, token=token))
 

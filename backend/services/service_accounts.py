@@ -170,12 +170,5 @@ class ServiceAccountService:
         before: ServiceAccount | None,
         after: ServiceAccount | None,
     ) -> None:
-        target = after or before
-        entry = AuditEntry(
-            actor=actor,
-            action=action,
-            target_id=target.id if target else "",
-            before=audit_view(before) if before else {},
-            after=audit_view(after) if after else {},
-        )
+        entry = AuditEntry.of_change(actor, action, audit_view, before, after)
         await self._unit.audit.record(chain, entry)

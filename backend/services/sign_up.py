@@ -12,7 +12,7 @@ from backend.domain.clock import Clock
 from backend.domain.errors import FieldError, Invalid, LinkExpired, NotFound
 from backend.domain.ids import TenantId, UserId, new_id
 from backend.domain.mail import confirmation_mail, known_address_mail
-from backend.domain.mailed_tokens import LIFETIMES, MOST_PER_HOUR, MailedToken, MailPurpose
+from backend.domain.mailed_tokens import MOST_PER_HOUR, MailedToken, MailPurpose
 from backend.domain.passwords import require_strong
 from backend.domain.plans import Plan, seed_plans
 from backend.domain.scopes import Role
@@ -77,20 +77,16 @@ class SignUpService:
         async with self._store.unit_of_work() as unit:
             user = await unit.users.by_email(email)
             sent = await unit.mailed_tokens.count_since(MailPurpose.SIGN_UP, email, now - timedelta(hours=1))
-            await unit.mailed_tokens.add(
-                MailedToken(
-                    id=new_id("mtk"),
-                    purpose=MailPurpose.SIGN_UP,
-                    email=email,
-                    token_hash=self._tokens.hash(token),
-                    created_at=now,
-                    expires_at=now + LIFETIMES[MailPurpose.SIGN_UP],
-                    used_at=None,
-                    user_id=user.id if user else None,
-                    password_hash=None if user else password_hash,
-                    tenant_name=None if user else tenant_name,
-                )
+            kept = MailedToken.fresh(
+                MailPurpose.SIGN_UP,
+                email,
+                self._tokens.hash(token),
+                now,
+                user_id=user.id if user else None,
+                password_hash=None if user else password_hash,
+                tenant_name=None if user else tenant_name,
             )
+            await unit.mailed_tokens.add(kept)
         if sent >= MOST_PER_HOUR:
             return
         if user is None:

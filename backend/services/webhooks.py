@@ -273,14 +273,7 @@ class WebhookService:
     async def _record(
         self, caller: Caller, action: Action, before: WebhookEndpoint | None, after: WebhookEndpoint | None
     ) -> None:
-        target = after or before
-        entry = AuditEntry(
-            actor=caller.actor,
-            action=action,
-            target_id=target.id if target else "",
-            before=audit_view(before) if before else {},
-            after=audit_view(after) if after else {},
-        )
+        entry = AuditEntry.of_change(caller.actor, action, audit_view, before, after)
         await self._unit.audit.record(caller.tenant_id, entry)
 
 
