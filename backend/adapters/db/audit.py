@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from backend.adapters.db.row_security import tenant_rows
+from backend.adapters.db.sqlite_connection import UNANSWERED
 from backend.adapters.db.tables import AuditRow, table_of
 from backend.domain.audit import (
     GENESIS,
@@ -31,7 +32,7 @@ _LAST = (
     .order_by(_TABLE.c.sequence.desc())
     .limit(1)
 )
-_NEXT = insert(_TABLE)
+_NEXT = insert(_TABLE).execution_options(**{UNANSWERED: True})
 
 
 def _record(row: AuditRow) -> AuditRecord:

@@ -29,6 +29,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from backend.adapters.db.bounded_connection import BoundedConnection, connect
 from backend.adapters.db.sqlite_connection import connect as connect_directly
+from backend.adapters.db.sqlite_connection import put_off_unanswered
 from backend.adapters.db.write_turns import FIRST, WRITES, WriteTurns, stand_in_line
 from backend.domain.errors import Invalid, StoreUnavailable
 
@@ -81,6 +82,7 @@ def open_engine(url: str, *, pool_size: int, timeout_s: float, turns: WriteTurns
         )
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         stand_in_line(engine, turns or WriteTurns(timeout_s))
+        put_off_unanswered(engine)
         return engine
     milliseconds = int(timeout_s * 1000)
     engine = create_async_engine(

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from backend.adapters.db.revoked_tokens import is_revoked
+from backend.adapters.db.sqlite_connection import UNANSWERED
 from backend.adapters.db.tables import RefreshTokenRow, SessionRow, table_of
 from backend.domain.ids import TenantId, UserId
 from backend.domain.sessions import RefreshToken, Session
@@ -38,8 +39,8 @@ def _token(row: RefreshTokenRow) -> RefreshToken:
 
 
 # Of the tables: entities would cost more than the statements, and every login executes both.
-_NEW_SESSION = insert(table_of(SessionRow))
-_NEW_TOKEN = insert(table_of(RefreshTokenRow))
+_NEW_SESSION = insert(table_of(SessionRow)).execution_options(**{UNANSWERED: True})
+_NEW_TOKEN = insert(table_of(RefreshTokenRow)).execution_options(**{UNANSWERED: True})
 
 
 class SqlSessions:

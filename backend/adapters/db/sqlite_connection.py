@@ -1,17 +1,24 @@
 """SQLite connections that go to their thread as seldom as can be.
 
 The driver keeps each connection in a thread, and sends every call there: to open a cursor, to execute, to fetch, to
-close the cursor. The way there and back costs the event loop more than most statements cost SQLite. Here a statement
-is one trip, with its rows and the ``BEGIN`` before it, and what needs no answer is no trip at all.
+close the cursor. The way there and back costs the event loop more than most statements cost SQLite, and others wait
+for the file's lock meanwhile. Here a statement is one trip, with its rows and the ``BEGIN`` before it, and what needs
+no answer is no trip at all: a statement with the execution option ``UNANSWERED`` goes along with the next one, or with
+the commit, which then is where it fails.
 """
 
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 import aiosqlite
+from sqlalchemy import Connection, event
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 T = TypeVar("T")
+UNANSWERED = "forecourt_unanswered"
+"""Execution option of a statement that returns nothing, and whose outcome is that it does not fail."""
+
 _ROWS_AT_A_TIME = 64
 
 
@@ -31,6 +38,8 @@ class DirectCursor:
 
     async def execute(self, operation: str, parameters: Sequence[Any] = ()) -> None:
         """Execute a statement and fetch its rows."""
+        if self._connection.puts_off(operation, parameters):
+            return
         await self._take(lambda cursor: cursor.execute(operation, parameters))
 
     async def executemany(self, operation: str, parameters: Iterable[Sequence[Any]]) -> None:
@@ -68,6 +77,8 @@ class DirectConnection(aiosqlite.Connection):
         # As SQLAlchemy does with the driver's own: a connection that nobody closed must not keep the process alive.
         self._thread.daemon = True
         self._first: str | None = None
+        self._is_next_unanswered = False
+        self._put_off: list[tuple[str, Sequence[Any]]] = []
         # The first counted here, the second in the thread.
         self._asked = 0
         self._answered = 0
@@ -80,14 +91,28 @@ class DirectConnection(aiosqlite.Connection):
         """Execute ``statement``, which begins a transaction, right before the next one."""
         self._first = statement
 
+    def leave_next_unanswered(self) -> None:
+        """Say that nobody needs to know what comes of the next statement, as long as it does not fail."""
+        self._is_next_unanswered = True
+
+    def puts_off(self, operation: str, parameters: Sequence[Any]) -> bool:
+        """Whether a statement goes along with the next trip."""
+        is_put_off, self._is_next_unanswered = self._is_next_unanswered, False
+        if is_put_off:
+            self._put_off.append((operation, parameters))
+        return is_put_off
+
     async def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Run what needs the database in the connection's thread, and return what it does."""
         first, self._first = self._first, None
+        before, self._put_off = self._put_off, []
 
         def answer() -> T:
             try:
                 if first is not None:
                     self._conn.execute(first)
+                for operation, parameters in before:
+                    self._conn.execute(operation, parameters)
                 return question(self._conn)
             finally:
                 self._answered += 1
@@ -98,16 +123,18 @@ class DirectConnection(aiosqlite.Connection):
 
     async def commit(self) -> None:
         """Commit, unless no statement has begun anything."""
-        if self._is_anything_open():
+        if self._put_off or self._is_anything_open():
             await self.ask(sqlite3.Connection.commit)
+        self._first = None
 
     async def rollback(self) -> None:
         """Roll back, unless no statement has begun anything."""
+        self._first = None
+        self._put_off = []
         if self._is_anything_open():
             await self.ask(sqlite3.Connection.rollback)
 
     def _is_anything_open(self) -> bool:
-        self._first = None
         # While the thread still works for somebody who has left, what it says of itself does not count.
         return self._asked != self._answered or self.in_transaction
 
@@ -115,3 +142,13 @@ class DirectConnection(aiosqlite.Connection):
 def connect(*args: Any, **options: Any) -> DirectConnection:
     """Return a connection to await, for SQLAlchemy's ``async_creator_fn``; takes what ``sqlite3.connect`` takes."""
     return DirectConnection(lambda: sqlite3.connect(*args, **options))
+
+
+def put_off_unanswered(engine: AsyncEngine) -> None:
+    """Let statements of an engine be put off that say they may be."""
+
+    def note(connection: Connection, _cursor: object, _sql: str, _values: object, context: Any, _many: bool) -> None:
+        if context is not None and context.execution_options.get(UNANSWERED, False):
+            cast("DirectConnection", connection.connection.driver_connection).leave_next_unanswered()
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)

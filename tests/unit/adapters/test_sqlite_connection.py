@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from backend.adapters.db.engine import for_writing, open_engine
-from backend.adapters.db.sqlite_connection import DirectConnection, connect
+from backend.adapters.db.sqlite_connection import UNANSWERED, DirectConnection, connect
 from backend.adapters.db.write_turns import WriteTurns
 from tests.databases import sqlite_url
 
@@ -92,6 +92,35 @@ async def test_a_statement_that_fails_leaves_its_transaction_to_be_rolled_back(c
     assert not connection.in_transaction
 
 
+async def test_what_needs_no_answer_goes_along_with_the_next_trip(connection: Trips) -> None:
+    connection.begin_with("BEGIN IMMEDIATE")
+    for number in (1, 2):
+        connection.leave_next_unanswered()
+        await connection.cursor().execute("INSERT INTO notes VALUES (?)", (number,))
+    assert connection.made == 0
+    cursor = connection.cursor()
+    await cursor.execute("SELECT number FROM notes ORDER BY number")
+    assert await cursor.fetchall() == [(1,), (2,)]
+    connection.leave_next_unanswered()
+    await cursor.execute("INSERT INTO notes VALUES (3)")
+    await connection.commit()
+    assert connection.made == 2
+    await cursor.execute("SELECT count(*) FROM notes")
+    assert await cursor.fetchall() == [(3,)]
+
+
+async def test_what_was_put_off_is_forgotten_by_a_rollback(connection: Trips) -> None:
+    connection.begin_with("BEGIN IMMEDIATE")
+    connection.leave_next_unanswered()
+    cursor = connection.cursor()
+    await cursor.execute("INSERT INTO notes VALUES (1)")
+    await connection.rollback()
+    await connection.commit()
+    assert connection.made == 0
+    await cursor.execute("SELECT count(*) FROM notes")
+    assert await cursor.fetchall() == [(0,)]
+
+
 async def test_a_rollback_waits_for_what_the_thread_still_does_for_somebody_who_left(connection: Trips) -> None:
     holding, may_go_on = threading.Event(), threading.Event()
 
@@ -147,6 +176,24 @@ async def test_through_sqlalchemy_a_transaction_is_all_or_nothing(engine: AsyncE
     async with for_writing(engine).begin() as connection:
         await connection.execute(insert, [{"number": 1}, {"number": 2}])
     assert await numbers(engine) == [1, 2]
+
+
+@pytest.mark.parametrize("finds_out", ["the next statement", "the commit"])
+async def test_what_was_put_off_fails_where_it_is_executed_and_takes_all_with_it(
+    engine: AsyncEngine, finds_out: str
+) -> None:
+    unanswered = text("INSERT INTO notes VALUES (:number)").execution_options(**{UNANSWERED: True})
+    async with AsyncExitStack() as stack:
+        connection = await stack.enter_async_context(for_writing(engine).connect())
+        for _ in range(2):
+            await connection.execute(unanswered, {"number": 1})
+        ending = connection.commit() if finds_out == "the commit" else connection.execute(text("SELECT 1"))
+        with pytest.raises(IntegrityError):
+            await ending
+        await connection.rollback()
+    assert await numbers(engine) == []
+    await write_one(engine, 1)
+    assert await numbers(engine) == [1]
 
 
 async def test_a_write_that_is_cut_off_leaves_the_file_to_the_next_at_once(engine: AsyncEngine) -> None:
