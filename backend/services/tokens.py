@@ -95,11 +95,16 @@ class TokenService:
         if not self._password_grant:
             raise OAuthError("unsupported_grant_type", "This grant type is not offered.")
         email = normalise_email(grant.email)
-        wait_s = await self._throttle.delay_s(email, grant.address)
+        await self._require_no_delay(email, grant.address)
+        async with self._precedence.turn():
+            # Once more: of many guesses that were in line together, those before this one may have failed.
+            await self._require_no_delay(email, grant.address)
+            return await self._log_in(email, grant)
+
+    async def _require_no_delay(self, email: str, address: str) -> None:
+        wait_s = await self._throttle.delay_s(email, address)
         if wait_s:
             raise OAuthError("slow_down", "Too many failed attempts. Try again later.", retry_after_s=wait_s)
-        async with self._precedence.turn():
-            return await self._log_in(email, grant)
 
     async def _log_in(self, email: str, grant: PasswordGrant) -> TokenGrant:
         found = await self._verified_user(email, grant.password)

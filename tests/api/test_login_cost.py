@@ -96,3 +96,12 @@ async def test_p3_a_wave_of_logins_beside_predictions_is_answered_to_the_last(em
     assert len({answer.json()["refresh_token"] for answer in answers}) == 50
     # However many ask, no more than two are at the database.
     assert most == 2
+
+
+async def test_p6_a_wave_of_guesses_is_slowed_down_like_one_after_the_other(world: World) -> None:
+    tenant = await world.tenant()
+    guesses = (world.token(username=tenant.owner_email, password=f"{PASSWORD} {number}") for number in range(24))
+    statuses = [answer.status_code for answer in await asyncio.gather(*guesses)]
+    assert set(statuses) == {400, 429}
+    # Five are free, two may be at work when the sixth fails, and then it takes 1, 2, 4, … seconds for one more.
+    assert statuses.count(400) <= 12
