@@ -185,6 +185,7 @@ class TokenService:
         async with self._store.unit_of_work(read_only=True) as unit:
             found = await unit.memberships.by_email_of_all_tenants(email) if is_email(email) else None
         user = found.user if found else None
+        await self._precedence.give_way()
         if len(password) > PASSWORD_MAX_CHARS:
             password = ""
         matches = await self._passwords.verify(password, user.password_hash if user else None)
@@ -230,6 +231,7 @@ class TokenService:
         async with self._store.unit_of_work() as unit:
             await unit.sessions.start(session, member)
             await unit.audit.record(tenant_id or PLATFORM_CHAIN, entry)
+        await self._precedence.give_way()
         return signed
 
     async def _is_replay_in_leeway(self, unit: UnitOfWork, presented: RefreshToken) -> bool:

@@ -8,7 +8,7 @@ the commit, which then is where it fails.
 """
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Self, TypeVar, cast
 
 import aiosqlite
@@ -77,6 +77,8 @@ class DirectConnection(aiosqlite.Connection):
         # As SQLAlchemy does with the driver's own: a connection that nobody closed must not keep the process alive.
         self._thread.daemon = True
         self._first: str | None = None
+        self._before: Callable[[], Awaitable[None]] | None = None
+        self._after: Callable[[], None] | None = None
         self._is_next_unanswered = False
         self._put_off: list[tuple[str, Sequence[Any]]] = []
         # The first counted here, the second in the thread.
@@ -87,9 +89,21 @@ class DirectConnection(aiosqlite.Connection):
         """Return a cursor; no trip."""
         return DirectCursor(self)
 
-    def begin_with(self, statement: str) -> None:
-        """Execute ``statement``, which begins a transaction, right before the next one."""
-        self._first = statement
+    def begin_with(
+        self,
+        statement: str,
+        *,
+        before: Callable[[], Awaitable[None]] | None = None,
+        after: Callable[[], None] | None = None,
+    ) -> None:
+        """Execute ``statement``, which begins a transaction, right before the next one.
+
+        Args:
+            statement: begins it.
+            before: is waited for then.
+            after: is called when the transaction is over.
+        """
+        self._first, self._before, self._after = statement, before, after
 
     def leave_next_unanswered(self) -> None:
         """Say that nobody needs to know what comes of the next statement, as long as it does not fail."""
@@ -104,14 +118,16 @@ class DirectConnection(aiosqlite.Connection):
 
     async def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Run what needs the database in the connection's thread, and return what it does."""
+        if self._first is not None and self._before is not None:
+            await self._before()
         first, self._first = self._first, None
-        before, self._put_off = self._put_off, []
+        put_off, self._put_off = self._put_off, []
 
         def answer() -> T:
             try:
                 if first is not None:
                     self._conn.execute(first)
-                for operation, parameters in before:
+                for operation, parameters in put_off:
                     self._conn.execute(operation, parameters)
                 return question(self._conn)
             finally:
@@ -125,7 +141,7 @@ class DirectConnection(aiosqlite.Connection):
         """Commit, unless no statement has begun anything."""
         if self._put_off or self._is_anything_open():
             await self.ask(sqlite3.Connection.commit)
-        self._first = None
+        self._end()
 
     async def rollback(self) -> None:
         """Roll back, unless no statement has begun anything."""
@@ -133,6 +149,13 @@ class DirectConnection(aiosqlite.Connection):
         self._put_off = []
         if self._is_anything_open():
             await self.ask(sqlite3.Connection.rollback)
+        self._end()
+
+    def _end(self) -> None:
+        after, self._after = self._after, None
+        self._first = self._before = None
+        if after is not None:
+            after()
 
     def _is_anything_open(self) -> bool:
         # While the thread still works for somebody who has left, what it says of itself does not count.

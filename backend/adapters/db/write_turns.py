@@ -5,7 +5,8 @@ second; whoever comes at the right moment wins. Here they stand in line instead.
 wait for it, but never twice in a row while somebody else waits: it is held up by one other transaction at the most,
 and the others by one batch of it each.
 
-A turn is taken where a transaction begins, and ends where its connection goes back to the pool.
+A turn is taken when a transaction's first statement goes to the file, and ends with its commit or its rollback; where
+neither comes to pass, when its connection goes back to the pool.
 """
 
 import asyncio
@@ -17,7 +18,6 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import TimeoutError as WaitedTooLong
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.pool import ConnectionPoolEntry
-from sqlalchemy.util import await_only
 
 if TYPE_CHECKING:
     from backend.adapters.db.sqlite_connection import DirectConnection
@@ -83,17 +83,26 @@ def stand_in_line(engine: AsyncEngine, turns: WriteTurns) -> None:
 
     def begin(connection: Connection) -> None:
         writes = connection.get_execution_options().get(WRITES, False)
-        held: dict[Any, Any] = connection.connection.info
-        if writes and _TURN not in held:
-            await_only(turns.take(first=writes == FIRST))
-            held[_TURN] = turns
         driver = cast("DirectConnection", connection.connection.driver_connection)
-        driver.begin_with("BEGIN IMMEDIATE" if writes else "BEGIN")
+        if not writes:
+            driver.begin_with("BEGIN")
+            return
+        held: dict[Any, Any] = connection.connection.info
+
+        async def take() -> None:
+            if _TURN not in held:
+                await turns.take(first=writes == FIRST)
+                held[_TURN] = turns
+
+        driver.begin_with("BEGIN IMMEDIATE", before=take, after=lambda: end(held))
+
+    def end(held: dict[Any, Any]) -> None:
+        taken: WriteTurns | None = held.pop(_TURN, None)
+        if taken is not None:
+            taken.end()
 
     def checkin(_connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
-        held: WriteTurns | None = entry.info.pop(_TURN, None)
-        if held is not None:
-            held.end()
+        end(entry.info)
 
     event.listen(engine.sync_engine, "begin", begin)
     event.listen(engine.sync_engine, "checkin", checkin)

@@ -118,14 +118,16 @@ async def test_two_engines_of_one_file_share_the_line(tmp_path: Path) -> None:
     order: list[str] = []
 
     async def write(name: str, engine: AsyncEngine) -> None:
-        async with engine.begin():
+        async with engine.begin() as connection:
+            await connection.execute(text("SELECT 1"))
             order.append(name)
 
     for engine in engines:
         # Connected, and idle in their pools: what is waited for below is the line alone.
         async with engine.connect(), engine.connect():
             pass
-    async with for_writing(engines[0]).begin():
+    async with for_writing(engines[0]).begin() as writer:
+        await writer.execute(text("SELECT 1"))
         waiting = [asyncio.create_task(write("other", for_writing(engines[0])))]
         await anyio.wait_all_tasks_blocked()
         waiting.append(asyncio.create_task(write("ledger", for_writing(engines[1], first=True))))
@@ -135,3 +137,31 @@ async def test_two_engines_of_one_file_share_the_line(tmp_path: Path) -> None:
     assert order == ["ledger", "other"]
     for engine in engines:
         await engine.dispose()
+
+
+async def test_a_turn_lasts_from_the_first_statement_to_the_commit_and_no_longer(engine: AsyncEngine) -> None:
+    insert = text("INSERT INTO notes VALUES (1)")
+    async with for_writing(engine).connect() as idle, for_writing(engine).connect() as done:
+        # The one has begun and asked nothing yet, the other keeps its connection after its commit.
+        await idle.begin()
+        await done.execute(insert)
+        await done.commit()
+        async with asyncio.timeout(PATIENT_S / 2), for_writing(engine).begin() as connection:
+            await connection.execute(insert)
+        await idle.execute(insert)
+        await idle.rollback()
+        async with asyncio.timeout(PATIENT_S / 2), for_writing(engine).begin() as connection:
+            assert await connection.scalar(text("SELECT count(*) FROM notes")) == 2
+
+
+async def test_who_waits_too_long_at_the_first_statement_is_told_so_and_holds_nobody_up(tmp_path: Path) -> None:
+    engine = open_engine(sqlite_url(tmp_path), pool_size=2, timeout_s=0.05)
+    async with for_writing(engine).begin() as connection:
+        await connection.execute(text("CREATE TABLE notes (number INTEGER)"))
+        async with for_writing(engine).connect() as late:
+            with pytest.raises(WaitedTooLong):
+                await late.execute(text("INSERT INTO notes VALUES (1)"))
+            await late.rollback()
+    async with for_writing(engine).begin() as connection:
+        assert await connection.scalar(text("SELECT count(*) FROM notes")) == 0
+    await engine.dispose()
