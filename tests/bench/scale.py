@@ -43,9 +43,10 @@ HEADER = ("predictions/s", "p50 ms", "p99 ms", "CPU µs a request", "CPU µs of 
 _GROW = """
 INSERT INTO usage_events (event_id, tenant_id, credential_id, environment, model, model_version, units, cached_units,
     billable_units, reason, plan_id, plan_version, request_id, occurred_at, period, fingerprint, stored_at)
-SELECT 'evt_grown_' || n, :tenant, :key, 'live', 'a', '1', 1, 0, 1, 'live', :plan, 1, 'req_grown_' || n,
-    :month + n % 2000000 * interval '1 second', :period, decode(md5(n::text) || md5(n::text), 'hex'), now()
-FROM generate_series(:first, :last) AS n
+SELECT 'evt_grown_' || n, CAST(:tenant AS text), CAST(:key AS text), 'live', 'a', '1', 1, 0, 1, 'live',
+    CAST(:plan AS text), 1, 'req_grown_' || n, CAST(:month AS timestamptz) + n % 2000000 * interval '1 second',
+    CAST(:period AS text), decode(md5(n::text) || md5(n::text), 'hex'), now()
+FROM generate_series(CAST(:first AS bigint), CAST(:last AS bigint)) AS n
 """
 
 
