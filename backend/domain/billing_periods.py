@@ -1,9 +1,10 @@
 """Billing periods: calendar months in UTC that are closed once, for good (LEDGER.md R7, R9)."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 from backend.domain.api_keys import Environment
 from backend.domain.ids import TenantId
@@ -79,6 +80,16 @@ class ClosedPeriod:
     lines: tuple[StatementLine, ...]
     files: dict[ExportFormat, ExportFile]
     marks: dict[ExportFormat, tuple[ExportMark, ...]]
+
+    def content(self) -> dict[str, Any]:
+        """Return the ``data`` of the webhook: the period as the API shows it."""
+        return {
+            "period": self.period,
+            "tenant_id": self.tenant_id,
+            "state": PeriodState.CLOSED.value,
+            "closed_at": self.closed_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            **asdict(self.totals),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,8 @@ from backend.domain.errors import (
 from backend.domain.ids import TenantId
 from backend.domain.period_folds import PeriodFold
 from backend.domain.usage import COMPLETE_AFTER
+from backend.domain.webhooks import WebhookEvent
+from backend.services.announcements import announce
 from backend.services.billing import pages_of, statement_lines
 from backend.services.ports import Admission, Store, UsageReader, WaitingUsage
 
@@ -220,6 +222,7 @@ class PeriodCloser:
                 after=after | ({"accepted_difference": accepted} if accepted else {}),
             )
             await unit.audit.record(closed.tenant_id, entry)
+            await announce(unit, closed.tenant_id, WebhookEvent.PERIOD_CLOSED, closed.content(), self._clock.now())
 
     async def _try(self, actor: Actor, tenant_id: TenantId, period: str, accepted: str | None) -> ForecourtError | None:
         """Close for one tenant; whatever is wrong with it holds up nobody else."""

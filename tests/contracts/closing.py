@@ -16,6 +16,8 @@ from backend.domain.limits import QuotaRule
 from backend.domain.plans import Plan, QuotaMode
 from backend.domain.pricing import Pricing, PricingModel, Rate
 from backend.domain.tenants import Tenant, TenantStatus
+from backend.domain.webhook_deliveries import Delivery
+from backend.domain.webhooks import WebhookEndpoint, WebhookEvent
 from backend.services.closing import CloseReport, PeriodCloser
 from backend.services.ports import WaitingUsage
 from tests.contracts.ledgers import Books
@@ -68,6 +70,32 @@ def a_closer(
         clock=clock,
         grace_s=GRACE_S,
     )
+
+
+async def a_listener(
+    books: Books, tenant_id: TenantId, events: tuple[WebhookEvent, ...] | None = None
+) -> WebhookEndpoint:
+    """Give a tenant a webhook; ``None`` wants to know everything."""
+    endpoint = WebhookEndpoint(
+        id=new_id("whk"),
+        tenant_id=tenant_id,
+        url="https://hooks.example.com/",
+        description="",
+        events=events,
+        sealed_secret=b"sealed",
+        previous=None,
+        created_by="usr_1",
+        created_at=BEFORE,
+    )
+    async with books.database.unit_of_work() as unit:
+        await unit.webhook_endpoints.add(tenant_id, endpoint)
+    return endpoint
+
+
+async def told(books: Books, listener: WebhookEndpoint) -> list[Delivery]:
+    """Return what a webhook is told, sent or not."""
+    async with books.database.unit_of_work(read_only=True) as unit:
+        return await unit.webhook_deliveries.list(listener.tenant_id, listener.id, after=None, limit=100)
 
 
 def an_admission(clock: FakeClock) -> MemoryAdmission:

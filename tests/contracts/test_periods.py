@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from backend.domain.billing_periods import PeriodState
 from backend.domain.errors import NotFound, ReconciliationMismatch, WatermarkBehind
 from backend.domain.ids import TenantId
 from backend.domain.usage import LEDGER_START
+from backend.domain.webhooks import WebhookEvent
 from backend.services.billing import pages_of
 from tests.contracts.closing import (
     GRACE_S,
@@ -24,12 +26,14 @@ from tests.contracts.closing import (
     PERIOD,
     PLAN,
     a_closer,
+    a_listener,
     a_subscriber,
     an_admission,
     close,
     kept,
     settle,
     state,
+    told,
 )
 from tests.contracts.ledgers import SERVED_AT, Books, an_event, append_all, insert, new_tenant
 from tests.databases import connected
@@ -318,6 +322,38 @@ async def test_r15_many_closes_at_once_are_one(books: Books, ledger: GroupCommit
     closed = await kept(books, tenant)
     assert closed is not None
     assert closed.totals.events == 20
+
+
+async def test_r15_whoever_wants_to_know_is_told_of_a_close_once(
+    books: Books, ledger: GroupCommitLedger, clock: FakeClock
+) -> None:
+    tenant = await served(books, ledger, 20)
+    wanting = await a_listener(books, tenant)
+    other = await a_listener(books, tenant, events=(WebhookEvent.API_KEY_REVOKED,))
+    clock.set(OVER)
+    closer = a_closer(books, clock)
+    await asyncio.gather(*(close(closer, tenant) for _ in range(6)))
+    await close(closer, tenant)
+    [message] = await told(books, wanting)
+    assert await told(books, other) == []
+    assert message.event is WebhookEvent.PERIOD_CLOSED
+    closed = await kept(books, tenant)
+    assert closed is not None
+    body = json.loads(message.body)
+    assert (body["type"], body["data"]) == ("period.closed", json.loads(json.dumps(closed.content())))
+    assert {"period": PERIOD, "tenant_id": tenant, "state": "closed", "units": 40}.items() <= body["data"].items()
+
+
+async def test_r15_nobody_is_told_of_a_close_that_did_not_come_to_pass(
+    books: Books, ledger: GroupCommitLedger, clock: FakeClock
+) -> None:
+    tenant = await served(books, ledger, 5)
+    listener = await a_listener(books, tenant)
+    admission = an_admission(clock)
+    await settle(admission, tenant, 9)
+    clock.set(OVER)
+    assert (await close(a_closer(books, clock, admission), tenant)).failures
+    assert await told(books, listener) == []
 
 
 async def test_r15_a_failing_tenant_does_not_hold_up_the_others(

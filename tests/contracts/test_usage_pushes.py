@@ -7,7 +7,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -17,33 +17,22 @@ from backend.adapters.db.period_totals import SqlPeriodTotals
 from backend.adapters.http import HttpxOutbound, OutboundLimits, SystemResolver
 from backend.adapters.http.billers import OpenMeterBiller, StripeBiller
 from backend.composition.biller import EVERYWHERE
+from backend.domain.adjustments import Adjustment, AdjustmentKind
 from backend.domain.api_keys import Environment
-from backend.domain.ids import TenantId
-from backend.domain.tenants import Tenant, TenantStatus
-from backend.domain.usage_pushes import LONGEST_WAIT_S, PeriodTotal
+from backend.domain.audit import SYSTEM
+from backend.domain.ids import TenantId, new_id
+from backend.domain.limits import period_of
+from backend.domain.usage_pushes import LONGEST_WAIT_S
 from backend.services.ports import Biller
 from backend.services.usage_pushes import UsagePushService
 from tests.billing_receiver import BillingReceiver, billing_receiver
+from tests.contracts.closing import OVER, PLAN, a_closer, a_subscriber, close, kept
 from tests.contracts.ledgers import Books, an_event, new_tenant
 from tests.fakes import FakeClock
 
 pytestmark = pytest.mark.anyio
 
 JULY, AUGUST = "2026-07", "2026-08"
-
-
-class ClosingTotals:
-    """The ledger's totals, with periods that a test closes."""
-
-    def __init__(self, books: Books) -> None:
-        self._totals = SqlPeriodTotals(books.database)
-        self.closed: set[tuple[str, str]] = set()
-
-    async def of_period(self, tenant_id: TenantId, period: str) -> PeriodTotal:
-        found = await self._totals.of_period(tenant_id, period)
-        return PeriodTotal(
-            billable_units=found.billable_units, is_closed=found.is_closed or (tenant_id, period) in self.closed
-        )
 
 
 @dataclass
@@ -54,7 +43,6 @@ class Scene:
     ledger: GroupCommitLedger
     clock: FakeClock
     receiver: BillingReceiver
-    totals: ClosingTotals
     tenant_id: TenantId
     read_s: float = 30.0
 
@@ -72,13 +60,43 @@ class Scene:
     @property
     def worker(self) -> UsagePushService:
         """A worker that has just started."""
-        return UsagePushService(store=self.books.database, totals=self.totals, biller=self.biller, clock=self.clock)
+        totals = SqlPeriodTotals(self.books.database)
+        return UsagePushService(store=self.books.database, totals=totals, biller=self.biller, clock=self.clock)
 
     async def use(self, units: int, **changes: Any) -> None:
         changes = {"occurred_at": self.clock.now(), **changes}
         await self.ledger.append(
             self.tenant_id, an_event(self.tenant_id, units=units, cached_units=0, billable_units=units, **changes)
         )
+
+    async def adjust(self, billable_units: int) -> None:
+        """Correct July's books, in the month that it is now."""
+        adjustment = Adjustment(
+            id=new_id("adj"),
+            tenant_id=self.tenant_id,
+            kind=AdjustmentKind.CORRECTION,
+            period=period_of(self.clock.now_s()),
+            corrects_period=JULY,
+            event_id=None,
+            units=billable_units,
+            billable_units=billable_units,
+            plan_id=PLAN.id,
+            plan_version=1,
+            reason="a test",
+            actor_kind=SYSTEM.kind,
+            actor_id=SYSTEM.id,
+            created_at=self.clock.now(),
+            late_event=None,
+        )
+        async with self.books.database.unit_of_work() as unit:
+            await unit.adjustments.add(self.tenant_id, adjustment)
+
+    async def owed(self, period: str = JULY) -> int:
+        """Close a month; return the billable units that its statement has."""
+        assert (await close(a_closer(self.books, self.clock), self.tenant_id, period)).failures == {}
+        closed = await kept(self.books, self.tenant_id, period)
+        assert closed is not None
+        return closed.totals.billable_units
 
     async def knows(self, customer_id: str | None) -> None:
         async with self.books.database.unit_of_work() as unit:
@@ -93,27 +111,16 @@ class Scene:
 
 
 @pytest.fixture(params=["stripe", "openmeter"])
-async def scene(
-    request: pytest.FixtureRequest, books: Books, ledger: GroupCommitLedger, clock: FakeClock
-) -> AsyncIterator[Scene]:
-    tenant = Tenant(
-        id=TenantId(f"{new_tenant()}_billed"),
-        slug=f"{new_tenant()}-billed".replace("_", "-"),
-        name="a tenant",
-        status=TenantStatus.ACTIVE,
-        version=1,
-        created_at=clock.now(),
-    )
+async def scene(request: pytest.FixtureRequest, books: Books, clock: FakeClock) -> AsyncIterator[Scene]:
+    tenant_id = await a_subscriber(books, TenantId(f"{new_tenant()}_billed"))
     async with books.database.unit_of_work() as unit:
         # Those of other tests are theirs.
         others = await unit.biller_customers.list_all()
     for other in others:
         async with books.database.unit_of_work() as unit:
             await unit.biller_customers.set(other.tenant_id, None)
-    async with books.database.unit_of_work() as unit:
-        await unit.tenants.add(tenant)
-    async with billing_receiver(request.param) as receiver:
-        scene = Scene(books, ledger, clock, receiver, ClosingTotals(books), tenant.id)
+    async with billing_receiver(request.param) as receiver, books.writer(clock=clock) as ledger:
+        scene = Scene(books, ledger, clock, receiver, tenant_id)
         await scene.knows(scene.customer)
         yield scene
 
@@ -211,10 +218,33 @@ async def test_r17_a_late_event_is_pushed_anew_and_after_the_close_the_total_onc
     assert await scene.push() == (1, 0)
     assert scene.told() == 17
     before = len(scene.receiver.kept)
-    scene.totals.closed.add((scene.tenant_id, JULY))
+    scene.clock.set(OVER)
+    assert await scene.owed() == 17
     assert await scene.push() == (1, 0)
     assert (scene.told(), len(scene.receiver.kept)) == (17, before + 1)
     assert await scene.push() == (0, 0)
+
+
+async def test_r17_what_is_corrected_after_the_close_is_pushed_with_the_month_that_it_is_booked_in(
+    scene: Scene,
+) -> None:
+    await scene.use(10)
+    served = scene.clock.now()
+    scene.clock.set(OVER)
+    assert await scene.owed() == 10
+    await scene.push()
+    assert scene.told() == 10
+    await scene.use(4)
+    # After the close: an adjustment that August has, and July, which may be on an invoice, has not.
+    await scene.use(5, occurred_at=served)
+    await scene.adjust(-2)
+    assert await scene.push() == (1, 0)
+    assert (scene.told(), scene.told(AUGUST)) == (10, 7)
+    assert await scene.push() == (0, 0)
+    scene.clock.set(OVER + timedelta(days=31))
+    assert await scene.owed(AUGUST) == 7
+    await scene.push()
+    assert (scene.told(), scene.told(AUGUST)) == (10, 7)
 
 
 async def test_r17_a_period_that_stays_open_for_long_is_pushed_still(scene: Scene) -> None:

@@ -12,7 +12,7 @@ import pytest
 from backend.adapters.db.migrations import PROJECT, upgrade
 from backend.domain.audit import AuditFilter
 from backend.domain.billing_periods import PeriodState
-from tests.contracts.closing import OVER, PERIOD, a_closer, a_subscriber, close, kept, state
+from tests.contracts.closing import OVER, PERIOD, a_closer, a_listener, a_subscriber, close, kept, state, told
 from tests.contracts.ledgers import an_event, append_all, new_tenant, opened_books
 from tests.databases import postgres_database, sqlite_url
 from tests.fakes import FakeClock
@@ -58,6 +58,7 @@ async def test_r15_a_close_killed_between_any_two_steps_is_finished_with_the_sam
         for step in range(4, MOST_STEPS):
             async with books.writer(clock=FakeClock()) as ledger:
                 tenant = await a_subscriber(books, new_tenant())
+                listener = await a_listener(books, tenant)
                 await append_all(ledger, [an_event(tenant, id=f"evt_{number}") for number in range(7)])
             code = await asyncio.to_thread(closed_until_killed, url, step)
             if code == 0:
@@ -75,6 +76,7 @@ async def test_r15_a_close_killed_between_any_two_steps_is_finished_with_the_sam
             async with books.database.unit_of_work(read_only=True) as unit:
                 records = await unit.audit.list(tenant, AuditFilter(), before_sequence=None, limit=10)
             assert [record.entry.action.value for record in records] == ["period.closed"]
+            assert [delivery.event.value for delivery in await told(books, listener)] == ["period.closed"]
         else:
             pytest.fail("the close has more steps than this test walks through")
         assert seen == {PeriodState.OPEN, PeriodState.CLOSING, PeriodState.CLOSED}
