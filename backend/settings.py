@@ -125,6 +125,13 @@ class Settings(BaseSettings):
     period_grace_s: float = Field(
         3600.0, ge=60, description="How long after a month's end it may be closed, and servers' clocks may differ."
     )
+    usage_retention_months: int | None = Field(
+        None,
+        ge=2,
+        le=1200,
+        description="Whole months before this one whose usage events are kept; older ones go once the month is closed "
+        "for every tenant and rolled up. Totals and statements stay. Unset: all are kept.",
+    )
     body_limit_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="Longest request body.")
     body_timeout_s: float = Field(15.0, gt=0, description="How long a request body may take to arrive.")
     max_rows: int = Field(1000, ge=1, le=100_000, description="Most rows of one prediction request.")

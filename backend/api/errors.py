@@ -53,6 +53,7 @@ STATUS: dict[type[ForecourtError], int] = {
     errors.Gone: 410,
     errors.InvitationExpired: 410,
     errors.LinkExpired: 410,
+    errors.UsageExpired: 410,
     errors.PayloadTooLarge: 413,
     errors.UnsupportedEncoding: 415,
     errors.RangeNotSatisfiable: 416,

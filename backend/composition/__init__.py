@@ -31,7 +31,7 @@ from backend.adapters.redis.address import UnusableRedisUrl
 from backend.adapters.redis.admission import RedisAdmission
 from backend.composition.admission import open_admission, signal_of
 from backend.composition.biller import open_usage_pushes
-from backend.composition.jobs import jobs_on, outgoing_on
+from backend.composition.jobs import jobs_on, outgoing_on, retention_on
 from backend.composition.metering import Metering
 from backend.composition.misconfigured import MisconfiguredError
 from backend.domain.clock import Clock
@@ -116,7 +116,8 @@ def open_jobs(
     inward = jobs_on(shared.database, shared.usage_rollups, shared.usage_reader, metering, shared.clock, metrics)
     books = closing(open_closer(settings, shared))
     outward = outgoing_on(shared.database, outbound, sealer, outbox, shared.clock, metrics)
-    return (*inward, books, *outward, *(() if pushes is None else (usage_push(pushes),)))
+    old = retention_on(settings, shared.clock, shared.turns, stack)
+    return (*inward, *old, books, *outward, *(() if pushes is None else (usage_push(pushes),)))
 
 
 def open_closer(settings: Settings, shared: Shared) -> PeriodCloser:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from backend.domain.billing_periods import ClosedPeriod, ExportFile, ExportFormat, ExportMark
 from backend.domain.callers import Caller, PlatformCaller
-from backend.domain.errors import PeriodOpen
+from backend.domain.errors import PeriodOpen, UsageExpired
 from backend.domain.ids import TenantId
 from backend.domain.usage_records import Record, write_header, write_record, write_trailer
 from backend.services.billing import pages_of
@@ -42,6 +42,7 @@ class ExportService:
 
         Raises:
             PeriodOpen: the period is not closed.
+            UsageExpired: its events are not kept any more.
             NotFound: there is no such tenant, or it is not the caller's.
         """
         require_period(period)
@@ -52,11 +53,14 @@ class ExportService:
 
         Raises:
             PeriodOpen: the period is not closed.
+            UsageExpired: its events are not kept any more.
         """
         async with self._store.unit_of_work(read_only=True) as unit:
             closed = await unit.periods.closed(tenant_id, period)
         if closed is None:
             raise PeriodOpen("This period is not closed yet, so there is nothing to export.")
+        if await self._reader.is_expired(tenant_id, period):
+            raise UsageExpired
         return Export(tenant_id=tenant_id, file=closed.files[form], closed=closed, form=form)
 
     async def write(self, export: Export, start: int, end: int) -> AsyncIterator[bytes]:

@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 from backend.domain.callers import Caller, PlatformCaller
 from backend.domain.clock import Clock
-from backend.domain.errors import FieldError, Invalid, MeteringUnavailable
+from backend.domain.errors import FieldError, Invalid, MeteringUnavailable, UsageExpired
+from backend.domain.limits import period_of
 from backend.domain.usage import (
     LEDGER_START,
     Bucket,
@@ -50,7 +51,13 @@ class UsageService:
     async def events(
         self, caller: Caller | PlatformCaller, wanted: EventFilter, *, cursor: str | None, limit: int
     ) -> EventsAnswer:
-        """Return events in commit order, up to the watermark: a tenant's own, or to the platform every tenant's."""
+        """Return events in commit order, up to the watermark: a tenant's own, or to the platform every tenant's.
+
+        Raises:
+            UsageExpired: a period is asked for whose events, or some tenant's of it, are not kept any more.
+        """
+        if wanted.period is not None and await self._is_expired(caller, wanted.period):
+            raise UsageExpired
         whose = caller.tenant_id if isinstance(caller, Caller) else "*"
         purpose = f"usage:{whose}:{wanted.period}:{wanted.credential_id}:{wanted.model}"
         after = LEDGER_START
@@ -78,6 +85,7 @@ class UsageService:
 
         Raises:
             Invalid: an instant without a zone or in another than UTC, an empty or an overlong span.
+            UsageExpired: the span begins or ends within an hour whose events are not kept any more.
         """
         now = self._clock.now()
         # Nothing is served in the hour's rest yet, and whole hours are rolled up.
@@ -90,11 +98,21 @@ class UsageService:
             raise _bad("to", "must lie after from")
         if end - start > MAX_SPAN[bucket]:
             raise _bad("from", f"lies too far back for buckets of one {bucket}")
+        for name, instant in (("from", start), ("to", end)):
+            # Whole hours are rolled up for good; a part of one has to be counted.
+            is_whole = instant == bucket_start(instant, Bucket.HOUR)
+            if not is_whole and await self._is_expired(caller, period_of(instant.timestamp())):
+                raise UsageExpired(errors=(FieldError(f"/query/{name}", "must be a whole hour that far back"),))
         query = SummaryQuery(start=start, end=end, bucket=bucket, group_by=tuple(dict.fromkeys(group_by)))
         # Asked first: what is drained meanwhile is in the sums.
         booked_until = await self._booked_until()
         lines = await self._reader.summary(caller.tenant_id, query)
         return query, lines if booked_until is None else _cut(lines, query, booked_until)
+
+    async def _is_expired(self, caller: Caller | PlatformCaller, period: str) -> bool:
+        if isinstance(caller, Caller):
+            return await self._reader.is_expired(caller.tenant_id, period)
+        return await self._reader.is_expired_of_all_tenants(period)
 
     async def _booked_until(self) -> datetime | None:
         """Return the instant from which usage waits for the ledger; ``None`` when none does."""

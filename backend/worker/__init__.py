@@ -13,7 +13,9 @@ from backend.worker.jobs import (
     quota_reconciliation,
     signing_key_cleanup,
     spill_drain,
+    usage_months,
     usage_push,
+    usage_retention,
     usage_rollup,
 )
 from backend.worker.runner import JobRunner
@@ -28,6 +30,8 @@ __all__ = [
     "quota_reconciliation",
     "signing_key_cleanup",
     "spill_drain",
+    "usage_months",
     "usage_push",
+    "usage_retention",
     "usage_rollup",
 ]

@@ -8,7 +8,7 @@ from backend.adapters.usage_spill import SpillDrain
 from backend.domain.clock import Clock
 from backend.domain.sessions import ABSOLUTE_LIFETIME
 from backend.services.closing import PeriodCloser
-from backend.services.ports import Store, UsageRollups
+from backend.services.ports import Store, UsageMonths, UsageRetention, UsageRollups
 from backend.services.signing_keys import KEPT_AFTER_RETIREMENT
 from backend.services.usage_alerts import UsageAlertService
 from backend.services.usage_pushes import UsagePushService
@@ -103,6 +103,16 @@ def usage_rollup(rollups: UsageRollups) -> Job:
                 return total
 
     return Job(name="usage roll-up", every_s=5, work=work)
+
+
+def usage_months(months: UsageMonths) -> Job:
+    """Return the job that makes the ledger's months before they begin."""
+    return Job(name="usage months", every_s=3600, work=months.make)
+
+
+def usage_retention(retention: UsageRetention) -> Job:
+    """Return the job that lets old usage events expire."""
+    return Job(name="usage retention", every_s=3600, work=retention.expire)
 
 
 def spill_drain(drain: SpillDrain) -> Job:

@@ -4,11 +4,11 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, Select, case, cast, func, literal_column, select
+from sqlalchemy import Select, case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import SQLModel, col
 
-from backend.adapters.db.commit_order import CommitOrder
+from backend.adapters.db.commit_order import OLDEST_RUNNING, CommitOrder
 from backend.adapters.db.late_events import hold_period
 from backend.adapters.db.row_security import of_all_tenants, tenant_rows
 from backend.adapters.db.tables import UsageAdjustmentRow
@@ -111,10 +111,7 @@ class SqlAdjustments:
 
     async def _page(self, query: Select[Any], after: LedgerPosition, limit: int) -> list[StoredAdjustment]:
         if not self._is_sqlite:
-            query = query.where(
-                self._order.transaction
-                < cast(literal_column("pg_snapshot_xmin(pg_current_snapshot())::text"), BigInteger)
-            )
+            query = query.where(self._order.transaction < OLDEST_RUNNING)
         query = query.where(self._order.after(after)).order_by(*self._order.columns).limit(limit)
         return [_stored(dict(row)) for row in (await self._session.execute(query)).mappings()]
 

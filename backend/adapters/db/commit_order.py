@@ -8,6 +8,10 @@ from sqlmodel import SQLModel
 
 from backend.domain.usage import LedgerPosition
 
+OLDEST_RUNNING: ColumnElement[int] = literal_column("forecourt_oldest_transaction()", BigInteger)
+"""The oldest transaction that may still write. Numbered as rows are: a server that the books were moved to counts on
+from where the last one was (migration 0013)."""
+
 
 class CommitOrder:
     """The order of a table that carries ``position``, and on PostgreSQL ``commit_xid``.
@@ -54,7 +58,5 @@ class CommitOrder:
         if self._is_sqlite:
             newest = await connection.scalar(select(func.max(self.row)))
             return LedgerPosition(0, (newest or 0) + 1)
-        oldest_running = await connection.scalar(
-            select(literal_column("pg_snapshot_xmin(pg_current_snapshot())::text::bigint"))
-        )
+        oldest_running = await connection.scalar(select(OLDEST_RUNNING))
         return LedgerPosition(int(oldest_running or 0), 0)

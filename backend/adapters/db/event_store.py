@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 GRACE_S = 0.3
 PAUSE_S = 0.05
 _Identity = tuple[str, str]
+_CHECK_VIOLATION = "23514"
 # Nothing that trying again, or another database, would change.
 _UNFIT = (
     DataError,
@@ -128,9 +129,9 @@ class SqlEventStore:
         for attempt in (1, 2):
             try:
                 return await self._write(entries)
-            except _UNFIT as error:
-                return await self._write_one_by_one(entries, error)
             except Exception as error:
+                if isinstance(error, _UNFIT) and not _is_rerouted(error):
+                    return await self._write_one_by_one(entries, error)
                 # The class is enough: a driver's message may hold values.
                 log.debug("ledger batch failed", extra={"attempt": attempt, "cause": type(error).__name__})
                 self._failures.add()
@@ -187,6 +188,11 @@ class SqlEventStore:
         else:
             written = await connection.execute(_ON_POSTGRESQL, {"events": _document(entries, stored_at).decode()})
         return written.rowcount
+
+
+def _is_rerouted(error: Exception) -> bool:
+    """Whether an event's month was made while it waited to go where events of no month go: now it finds its own."""
+    return getattr(getattr(error, "orig", error), "sqlstate", None) == _CHECK_VIOLATION
 
 
 def _outcome(prints: dict[_Identity, bytes], entry: _Entry) -> Stored:

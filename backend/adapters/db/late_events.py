@@ -15,7 +15,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
-from backend.adapters.db.tables import PeriodClosingRow, UsageAdjustmentRow, UsageEventRow
+from backend.adapters.db.tables import ExpiredPeriodRow, PeriodClosingRow, UsageAdjustmentRow, UsageEventRow
 from backend.domain.adjustments import AdjustmentKind
 from backend.domain.audit import SYSTEM
 from backend.domain.clock import Clock
@@ -24,6 +24,9 @@ from backend.domain.limits import period_of
 from backend.domain.usage import UsageEvent
 
 Identity = tuple[str, str]
+UNKNOWN = b""
+"""The print of an event whose period's events have expired: nobody can say whether it was booked, so it is refused as
+one that contradicts the ledger is, and an operator sees it."""
 REASON = "The event reached the ledger after its period had begun to close."
 _LOCK = "pg_advisory_xact_lock{}(hashtextextended(:name, 11))"
 _SHARED = text(f"SELECT {_LOCK.format('_shared')}")
@@ -63,11 +66,22 @@ async def book_late_events(
     late = [each for each in late if (each[0].tenant_id, each[0].id) not in in_time]
     if not late:
         return {}
-    insert = (sqlite_insert if is_sqlite else postgresql_insert)(UsageAdjustmentRow)
-    now = clock.now()
-    values = [_values(event, fingerprint, current, now) for event, fingerprint in late]
-    await connection.execute(insert.on_conflict_do_nothing(), values)
-    return await _prints(connection, [event for event, _ in late])
+    expired = await _expired(connection, wanted)
+    fresh = [each for each in late if (each[0].tenant_id, each[0].period) not in expired]
+    if fresh:
+        insert = (sqlite_insert if is_sqlite else postgresql_insert)(UsageAdjustmentRow)
+        now = clock.now()
+        values = [_values(event, fingerprint, current, now) for event, fingerprint in fresh]
+        await connection.execute(insert.on_conflict_do_nothing(), values)
+    unknown = {(event.tenant_id, event.id): UNKNOWN for event, _ in late if (event.tenant_id, event.period) in expired}
+    return unknown | await _prints(connection, [event for event, _ in late])
+
+
+async def _expired(connection: AsyncConnection, wanted: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Return the periods whose events are not kept any more."""
+    columns = col(ExpiredPeriodRow.tenant_id), col(ExpiredPeriodRow.period)
+    found = await connection.execute(select(*columns).where(tuple_(*columns).in_(wanted)))
+    return {(tenant_id, period) for tenant_id, period in found}
 
 
 async def _settled(connection: AsyncConnection, wanted: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Brings a database to the version that this code needs, and says clearly when it cannot."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,6 +18,9 @@ from backend.adapters.db.engine import parse_url
 PROJECT = Path(__file__).resolve().parents[3]
 # Any number will do, as long as every process takes the same: it names the lock that one migration holds.
 _ADVISORY_LOCK = 0x464F5245434F5552
+
+LEDGER_PARTITION = re.compile(r"usage_events_(\d{4}_\d{2}|other)\b")
+"""The ledger's months on PostgreSQL, which come and go while the service runs."""
 
 
 class DatabaseUnusable(Exception):

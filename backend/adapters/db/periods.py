@@ -3,12 +3,13 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, cast, exists, literal_column
+from sqlalchemy import BigInteger, exists, literal_column
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from backend.adapters.db.commit_order import OLDEST_RUNNING
 from backend.adapters.db.late_events import hold_period
 from backend.adapters.db.period_content import from_content, to_content
 from backend.adapters.db.row_security import of_all_tenants, tenant_rows
@@ -52,8 +53,7 @@ class SqlPeriods:
             col(PeriodClosingRow.tenant_id) == tenant_id, col(PeriodClosingRow.period) == period
         )
         if not self._is_sqlite:
-            oldest_running = cast(literal_column("pg_snapshot_xmin(pg_current_snapshot())::text"), BigInteger)
-            query = query.where(oldest_running > _COMMIT_XID)
+            query = query.where(OLDEST_RUNNING > _COMMIT_XID)
         return await self._session.scalar(query) is not None
 
     async def add(self, tenant_id: TenantId, closed: ClosedPeriod) -> bool:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, select, true
 from sqlmodel import SQLModel, col
 
 from backend.adapters.db.commit_order import CommitOrder
 from backend.adapters.db.row_security import show_all_tenants, show_tenant
-from backend.adapters.db.tables import TenantRow, UsageEventRow
+from backend.adapters.db.tables import ExpiredPeriodRow, TenantRow, UsageEventRow
 from backend.adapters.db.unit_of_work import Database
 from backend.adapters.db.usage_sums import UsageSums
 from backend.domain.api_keys import Environment
@@ -89,6 +89,20 @@ class SqlUsageReader:
             return None
         first, last = (LedgerPosition(int(xid), int(row)) for xid, row in ends)
         return first, last
+
+    async def is_expired(self, tenant_id: TenantId, period: str) -> bool:
+        """Whether the tenant's events of a period are not kept any more."""
+        return await self._is_expired(tenant_id, col(ExpiredPeriodRow.tenant_id) == tenant_id, period)
+
+    async def is_expired_of_all_tenants(self, period: str) -> bool:
+        """Whether any tenant's events of a period are not kept any more."""
+        return await self._is_expired(None, true(), period)
+
+    async def _is_expired(self, tenant_id: TenantId | None, whose: ColumnElement[bool], period: str) -> bool:
+        query = select(col(ExpiredPeriodRow.period)).where(whose, col(ExpiredPeriodRow.period) == period).limit(1)
+        async with self._database.connection() as connection:
+            await (show_all_tenants(connection) if tenant_id is None else show_tenant(connection, tenant_id))
+            return await connection.scalar(query) is not None
 
     async def first_period(self, tenant_id: TenantId) -> str | None:
         """Return the oldest period that the tenant has events of."""

@@ -144,7 +144,9 @@ async def read_statement(
     "/export",
     summary="Export a closed period",
     response_class=StreamingResponse,
-    responses=refusals(errors.NotFound, errors.PeriodOpen, errors.RangeNotSatisfiable) | EXPORTED | UNCHANGED,
+    responses=refusals(errors.NotFound, errors.PeriodOpen, errors.UsageExpired, errors.RangeNotSatisfiable)
+    | EXPORTED
+    | UNCHANGED,
 )
 async def export_period(
     request: Request,

@@ -11,6 +11,7 @@ from backend.api.ndjson import ALSO_NDJSON, NDJSON
 from backend.api.refusals import refusals
 from backend.api.schemas.common import Page
 from backend.api.schemas.usage import SummaryOut, UsageEventOut
+from backend.domain import errors
 from backend.domain.errors import FieldError, Invalid
 from backend.domain.usage import Bucket, EventFilter, GroupBy
 
@@ -28,7 +29,7 @@ class EventFormat(StrEnum):
     "/events",
     summary="Read usage events",
     response_model=Page[UsageEventOut],
-    responses=refusals() | ALSO_NDJSON,
+    responses=refusals(errors.UsageExpired) | ALSO_NDJSON,
 )
 async def list_events(
     caller: EventsReaderCaller,
@@ -54,7 +55,7 @@ async def list_events(
     return Response(page.model_dump_json(), headers=headers, media_type="application/json")
 
 
-@router.get("/summary", summary="Sum usage up", responses=refusals())
+@router.get("/summary", summary="Sum usage up", responses=refusals(errors.UsageExpired))
 async def read_summary(
     caller: UsageReaderCaller,
     service: UsageServiceDep,

@@ -6,7 +6,7 @@
     ├── Forbidden              insufficient-scope, model-not-allowed, ip-not-allowed, tenant-suspended, …
     ├── NotFound               not-found, model-not-found
     ├── Conflict               idempotency-in-progress, key-limit-reached, already-exists, period-open, …
-    ├── Gone                   invitation-expired, link-expired
+    ├── Gone                   invitation-expired, link-expired, usage-expired
     ├── Invalid                validation-failed, schema-mismatch, idempotency-key-reused, weak-password, …
     ├── TooMany                too-many-requests, rate-limited, quota-exceeded, concurrency-exceeded
     ├── Unavailable            overloaded, enforcement-unavailable, metering-unavailable, model-unavailable, …
@@ -77,6 +77,7 @@ from backend.domain.errors.requests import (
     RotationInProgress,
     SchemaMismatch,
     UnsupportedEncoding,
+    UsageExpired,
     VersionInUse,
     WatermarkBehind,
     WeakPassword,
@@ -141,6 +142,7 @@ __all__ = [
     "Unavailable",
     "UnsupportedEncoding",
     "UrlNotAllowed",
+    "UsageExpired",
     "VersionInUse",
     "WatermarkBehind",
     "WeakPassword",

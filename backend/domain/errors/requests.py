@@ -213,6 +213,14 @@ class LinkExpired(Gone):
     default_detail = "This link cannot be used any more. Ask for a new one."
 
 
+class UsageExpired(Gone):
+    """The events of this period are not kept any more; what they came to is."""
+
+    code = "usage-expired"
+    title = "Usage expired"
+    default_detail = "The events of this period are not kept any more. Its totals and its statement are."
+
+
 class Invalid(ForecourtError):
     """The body can be read and its content is wrong; ``errors`` points at each place."""
 

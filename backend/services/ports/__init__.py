@@ -8,6 +8,8 @@ Ledger               usage events, durable on return            db
 UsageReader          what the ledger holds                      db
 WaitingUsage         what it does not hold yet                  redis
 UsageRollups         sums by the hour, derived from it          db
+UsageMonths          the months that it consists of             db
+UsageRetention       lets old months expire                     db
 UsageTotals          who used how much lately                   db
 ModelCatalog         the shared model service                   model_service
 ModelRollouts        which versions are served, and as what     model_service
@@ -56,7 +58,15 @@ from backend.services.ports.identity import (
     UnknownSigningKey,
 )
 from backend.services.ports.mail import Mailer, Outbox
-from backend.services.ports.metering import Ledger, UsageReader, UsageRollups, UsageTotals, WaitingUsage
+from backend.services.ports.metering import (
+    Ledger,
+    UsageMonths,
+    UsageReader,
+    UsageRetention,
+    UsageRollups,
+    UsageTotals,
+    WaitingUsage,
+)
 from backend.services.ports.metrics import Counter, Gauge, Histogram, Metrics
 from backend.services.ports.model_files import ModelFiles
 from backend.services.ports.models import EncodedRows, ModelCatalog, ModelRollouts, ServedModel
@@ -144,8 +154,10 @@ __all__ = [
     "UnitOfWork",
     "UnknownSigningKey",
     "UsageAlerts",
+    "UsageMonths",
     "UsagePushes",
     "UsageReader",
+    "UsageRetention",
     "UsageRollups",
     "UsageTotals",
     "Users",

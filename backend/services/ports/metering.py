@@ -56,6 +56,14 @@ class UsageReader(Protocol):
         """Return the first and the last position of a period's events; ``None`` when it has none."""
         ...
 
+    async def is_expired(self, tenant_id: TenantId, period: str) -> bool:
+        """Whether the tenant's events of a period are not kept any more."""
+        ...
+
+    async def is_expired_of_all_tenants(self, period: str) -> bool:
+        """Whether any tenant's events of a period are not kept any more."""
+        ...
+
     async def first_period(self, tenant_id: TenantId) -> str | None:
         """Return the oldest period that the tenant has events of."""
         ...
@@ -93,6 +101,30 @@ class UsageRollups(Protocol):
 
     async def fold_of_all_tenants(self) -> int:
         """Fold the next events below the watermark; return how many. None are left, or another process folds: 0."""
+        ...
+
+
+class UsageMonths(Protocol):
+    """The ledger's months, where a store keeps them apart."""
+
+    async def make(self) -> int:
+        """Make this month and those ahead; return how many were not there.
+
+        Raises:
+            StoreUnavailable: the store does not answer, or somebody is in the way.
+        """
+        ...
+
+
+class UsageRetention(Protocol):
+    """Lets events expire that nobody has to keep any more; what they came to stays."""
+
+    async def expire(self) -> int:
+        """Let every month expire that may; return how many did.
+
+        Raises:
+            StoreUnavailable: the store does not answer, or somebody is in the way.
+        """
         ...
 
 

@@ -4,7 +4,7 @@ What only one dialect has (triggers, grants, the ledger's ``commit_xid``) stands
 """
 
 from backend.adapters.db.tables.billers import BillerCustomerRow, UsagePushRow
-from backend.adapters.db.tables.billing import ClosedPeriodRow, PeriodClosingRow, UsageAdjustmentRow
+from backend.adapters.db.tables.billing import ClosedPeriodRow, ExpiredPeriodRow, PeriodClosingRow, UsageAdjustmentRow
 from backend.adapters.db.tables.books import AuditRow, UsageEventRow
 from backend.adapters.db.tables.columns import NullableJson, RowNumber, UtcDateTime, table_of
 from backend.adapters.db.tables.credentials import (
@@ -33,6 +33,7 @@ __all__ = [
     "AuditRow",
     "BillerCustomerRow",
     "ClosedPeriodRow",
+    "ExpiredPeriodRow",
     "IdempotencyRow",
     "InvitationRow",
     "MailedTokenRow",

@@ -58,3 +58,13 @@ class ClosedPeriodRow(SQLModel, table=True):
     period: str = Field(primary_key=True)
     closed_at: datetime = Field(sa_type=UtcDateTime)
     content: dict[str, Any] = Field(sa_type=NullableJson)
+
+
+class ExpiredPeriodRow(SQLModel, table=True):
+    """The events of a tenant's closed period are not kept any more; what they came to is."""
+
+    __tablename__ = "expired_periods"
+
+    tenant_id: str = Field(primary_key=True)
+    period: str = Field(primary_key=True)
+    expired_at: datetime = Field(sa_type=UtcDateTime)
