@@ -117,6 +117,10 @@ BEGIN
   IF before_period > to_char(now() AT TIME ZONE 'UTC' - interval '1 month', 'YYYY-MM') THEN
     RAISE EXCEPTION 'usage of % may not expire yet', before_period USING ERRCODE = 'invalid_parameter_value';
   END IF;
+  -- Whoever finds another at it leaves it to the other, or to the next time.
+  IF NOT pg_try_advisory_xact_lock(hashtextextended('usage retention', 13)) THEN
+    RETURN NULL;
+  END IF;
   PERFORM set_config('app.platform', 'on', true);
   FOR name IN
     SELECT child.relname FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid
@@ -147,6 +151,9 @@ CREATE FUNCTION public.forecourt_drop_expired_usage() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE name text; count integer := 0;
 BEGIN
+  IF NOT pg_try_advisory_xact_lock(hashtextextended('usage retention', 13)) THEN
+    RETURN 0;
+  END IF;
   FOR name IN SELECT relname FROM pg_class
     WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname ~ '^usage_expired_[0-9]{4}_[0-9]{2}$'
   LOOP

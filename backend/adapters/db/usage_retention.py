@@ -43,9 +43,10 @@ _READY = text(
     + """
 SELECT pairs.period FROM pairs
 LEFT JOIN closed_periods AS closed ON closed.tenant_id = pairs.tenant_id AND closed.period = pairs.period
+LEFT JOIN expired_periods AS expired ON expired.tenant_id = pairs.tenant_id AND expired.period = pairs.period
 WHERE pairs.period < :before
 GROUP BY pairs.period
-HAVING count(closed.period) = count(*) AND NOT EXISTS (
+HAVING count(closed.period) = count(*) AND count(expired.period) < count(*) AND NOT EXISTS (
   SELECT 1 FROM usage_events AS event, usage_checkpoints AS folded
   WHERE folded.name = 'rollups' AND event.position > folded."row" AND event.period = pairs.period)
 ORDER BY pairs.period
@@ -125,15 +126,13 @@ class SqlUsageRetention:
             async with engine.begin() as connection:
                 # In one transaction with the question: the write lock keeps everybody from adding to it.
                 ready = list(await connection.scalars(_READY, {"before": before}))
-                recorded = [
-                    (await connection.execute(_RECORD, {"period": period, "at": self._clock.now()})).rowcount
-                    for period in ready
-                ]
+                for period in ready:
+                    await connection.execute(_RECORD, {"period": period, "at": self._clock.now()})
             # In pieces: predictions wait for a writer. Whatever is recorded and still there goes, whoever recorded it.
             while True:
                 async with engine.begin() as connection:
                     if (await connection.execute(_DELETE, {"count": BATCH_EVENTS})).rowcount < 1:
-                        return sum(count > 0 for count in recorded)
+                        return len(ready)
 
 
 def _is_held_up(error: BaseException | None) -> bool:
