@@ -29,7 +29,10 @@ MINE = (
     "OR (SELECT current_setting('app.platform', true)) = 'on'"
 )
 NUMBERED = ("usage_events", "usage_adjustments", "period_closings")
+# New: a period of every tenant, in commit order.
+OF_ALL_TENANTS = "ix_usage_events_all"
 INDEXES = {
+    OF_ALL_TENANTS: "period, commit_xid, position",
     "ix_usage_events_tenant_occurred": "tenant_id, occurred_at",
     "ix_usage_events_commit": "tenant_id, commit_xid, position",
     "ix_usage_events_period": "tenant_id, period, commit_xid, position",
@@ -243,7 +246,7 @@ def _replace_ledger(partitioning: str, *, collation: str) -> None:
     op.execute("ALTER TABLE usage_events_before DROP CONSTRAINT uq_usage_events_tenant_event")
     op.execute("ALTER TABLE usage_events_before DROP CONSTRAINT IF EXISTS usage_events_pkey")
     for index in INDEXES:
-        op.execute(f"DROP INDEX {index}")
+        op.execute(f"DROP INDEX IF EXISTS {index}")
     if not partitioning:
         op.execute(f"CREATE TABLE usage_events (LIKE usage_events_before INCLUDING DEFAULTS) {partitioning}")
         op.execute(f'ALTER TABLE usage_events ALTER COLUMN event_id TYPE varchar COLLATE "{collation}"')
@@ -254,7 +257,8 @@ def _replace_ledger(partitioning: str, *, collation: str) -> None:
     op.execute("ALTER SEQUENCE usage_events_position_seq OWNED BY usage_events.position")
     op.execute("ALTER TABLE usage_events ADD CONSTRAINT uq_usage_events_tenant_event UNIQUE (tenant_id, event_id)")
     for index, columns in INDEXES.items():
-        op.execute(f"CREATE INDEX {index} ON usage_events ({columns})")
+        if partitioning or index != OF_ALL_TENANTS:
+            op.execute(f"CREATE INDEX {index} ON usage_events ({columns})")
     _protect("usage_events", "SELECT, INSERT")
 
 

@@ -35,6 +35,7 @@ ONLY_IN_MIGRATIONS = {
     "postgresql": {
         "uq_subscriptions_running",
         "commit_xid",
+        "ix_usage_events_all",
         "ix_usage_events_commit",
         "ix_usage_events_order",
         "ix_usage_events_period",

@@ -1,5 +1,6 @@
 """Brings a database to the version that this code needs, and says clearly when it cannot."""
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,7 +14,10 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from alembic import command
+from backend.adapters.db.commit_numbers import catch_up, is_ahead
 from backend.adapters.db.engine import parse_url
+
+log = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).resolve().parents[3]
 # Any number will do, as long as every process takes the same: it names the lock that one migration holds.
@@ -44,6 +48,8 @@ def upgrade(url: str) -> tuple[str | None, str]:
         before = _known_revision(connection, config)
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        if catch_up(connection):
+            log.warning("the database was restored into another server: its commit order goes on from where it was")
         after = MigrationContext.configure(connection).get_current_revision()
     return before, str(after)
 
@@ -52,15 +58,20 @@ def require_current(url: str) -> None:
     """Check that the database is at the revision this code needs.
 
     Raises:
-        DatabaseUnusable: it cannot be opened, is older, or is newer.
+        DatabaseUnusable: it cannot be opened, is older or newer, or was restored into another server.
     """
     config = _config()
     with _connected(url) as connection:
         revision = _known_revision(connection, config)
+        is_elsewhere = is_ahead(connection)
     head = ScriptDirectory.from_config(config).get_current_head()
     if revision != head:
         raise DatabaseUnusable(
             f"the database is at revision {revision}, this version needs {head}: run `forecourt migrate`"
+        )
+    if is_elsewhere:
+        raise DatabaseUnusable(
+            "the database was restored into another server: run `forecourt migrate` before it serves"
         )
 
 
