@@ -41,6 +41,8 @@ HANDED_OUT_BY = {
     "QuotaHistory": "the UsageReader's adapter, to admission alone",
     "Mailer": "the Outbox, whose adapter it serves",
     "UsageRollups": "the worker",
+    "UsageMonths": "the worker",
+    "UsageRetention": "the worker",
     "Counter": "Metrics",
     "Gauge": "Metrics",
     "Histogram": "Metrics",

@@ -1,5 +1,7 @@
 """Tells tenants how much of their quotas is used up. Computed from the ledger's own sums, off the prediction path."""
 
+from datetime import timedelta
+
 from backend.domain.clock import Clock
 from backend.domain.ids import KeyId, TenantId
 from backend.domain.limits import QuotaRule, period_of
@@ -13,6 +15,8 @@ from backend.services.announcements import announce
 from backend.services.ports import Outbox, Store, UnitOfWork, UsageTotals
 
 TOLD = frozenset({Role.OWNER, Role.BILLING})
+EVERYBODY_EVERY = timedelta(minutes=10)
+"""How often also those are looked at who used nothing since: a quota that was lowered is reached without any use."""
 
 
 class UsageAlertService:
@@ -24,6 +28,7 @@ class UsageAlertService:
         self._outbox = outbox
         self._clock = clock
         self._seen: LedgerPosition = LEDGER_START
+        self._everybody_at = clock.now()
 
     async def check(self) -> int:
         """Tell of every threshold that was reached and not told of yet; return how many.
@@ -31,6 +36,9 @@ class UsageAlertService:
         A process that has just started looks at everybody who ever used anything: what another had begun to tell may
         have been lost with it, and what was told is known by the store.
         """
+        now = self._clock.now()
+        if now >= self._everybody_at:
+            self._seen, self._everybody_at = LEDGER_START, now + EVERYBODY_EVERY
         active, watermark = await self._totals.active_of_all_tenants(self._seen)
         told = 0
         for tenant_id in sorted(active):

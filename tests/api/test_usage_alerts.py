@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import anyio
 import pytest
 from sqlalchemy.exc import DBAPIError
 
@@ -13,7 +14,7 @@ from backend.domain.api_keys import Environment
 from backend.domain.errors import StoreUnavailable
 from backend.domain.limits import period_of
 from backend.domain.scopes import Role
-from backend.services.usage_alerts import UsageAlertService
+from backend.services.usage_alerts import EVERYBODY_EVERY, UsageAlertService
 from tests.api.conftest import ClockedWorld, Key, TenantUnderTest
 from tests.api.mailbox import letters_to
 from tests.contracts.ledgers import an_event
@@ -173,6 +174,20 @@ async def test_a_quota_that_the_tenant_lowered_is_the_one_that_counts(clocked_wo
     assert [(each["limit"], each["mode"], each["threshold_percent"]) for each in await meter.told()] == [
         (100, "hard", 50)
     ]
+
+
+async def test_a_quota_that_is_lowered_below_what_was_used_is_told_of_without_further_use(
+    clocked_world: ClockedWorld,
+) -> None:
+    meter = await a_meter(clocked_world, "enterprise")
+    service = meter.service
+    await meter.use(60)
+    await meter.look(service)
+    await meter.send("PUT", "/v1/limits", {"monthly_quota": 100})
+    clocked_world.clock.advance(EVERYBODY_EVERY.total_seconds())
+    with anyio.fail_after(30):
+        await meter.look(service, until=1)
+    assert await meter.thresholds() == [50]
 
 
 async def test_test_keys_have_a_quota_of_their_own(clocked_world: ClockedWorld) -> None:

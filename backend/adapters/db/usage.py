@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, true
+from sqlalchemy import ColumnElement, Select, func, select, true
 from sqlmodel import SQLModel, col
 
 from backend.adapters.db.commit_order import CommitOrder
@@ -37,6 +37,7 @@ class SqlUsageReader:
         self._clock = clock
         self._order = CommitOrder("usage_events", is_sqlite=database.engine.dialect.name == "sqlite")
         self._sums = UsageSums(database)
+        self._event = select(*_LEDGER.columns, self._order.transaction.label("transaction"))
 
     async def events(self, tenant_id: TenantId, wanted: EventFilter, after: LedgerPosition, limit: int) -> EventPage:
         """Return a tenant's events past ``after`` and below the watermark, in commit order."""
@@ -63,13 +64,19 @@ class SqlUsageReader:
 
     async def event(self, tenant_id: TenantId, event_id: str) -> UsageEvent | None:
         """Return one event."""
-        return await self._one(tenant_id, _LEDGER.c.tenant_id == tenant_id, _LEDGER.c.event_id == event_id)
+        named = self._event.where(_LEDGER.c.tenant_id == tenant_id, _LEDGER.c.event_id == event_id)
+        return await self._one(tenant_id, named)
 
     async def event_of_all_tenants(self, event_id: str) -> UsageEvent | None:
         """Return one event, whoever's it is."""
         # Tenant by tenant: ids are indexed within a tenant, and there are far fewer tenants than events.
-        of_tenants = _LEDGER.c.tenant_id.in_(select(col(TenantRow.id)))
-        return await self._one(None, of_tenants, _LEDGER.c.event_id == event_id)
+        if self._database.engine.dialect.name == "sqlite":
+            of_tenants = _LEDGER.c.tenant_id.in_(select(col(TenantRow.id)))
+            return await self._one(None, self._event.where(of_tenants, _LEDGER.c.event_id == event_id))
+        own = self._event.where(_LEDGER.c.tenant_id == col(TenantRow.id), _LEDGER.c.event_id == event_id)
+        # Spelled out: a planner that has seen few tenants would read all events instead.
+        found = own.correlate(TenantRow).limit(1).lateral("found")
+        return await self._one(None, select(*found.columns).select_from(TenantRow).join(found, true()))
 
     async def bounds(self, tenant_id: TenantId, period: str) -> tuple[LedgerPosition, LedgerPosition] | None:
         """Return the first and the last position of a period's events; ``None`` when it has none."""
@@ -112,8 +119,8 @@ class SqlUsageReader:
             found: str | None = await connection.scalar(query)
             return found
 
-    async def _one(self, tenant_id: TenantId | None, *conditions: ColumnElement[bool]) -> UsageEvent | None:
-        statement = select(*_LEDGER.columns, self._order.transaction.label("transaction")).where(*conditions).limit(1)
+    async def _one(self, tenant_id: TenantId | None, query: Select[Any]) -> UsageEvent | None:
+        statement = query.limit(1)
         async with self._database.connection() as connection:
             await (show_all_tenants(connection) if tenant_id is None else show_tenant(connection, tenant_id))
             row = (await connection.execute(statement)).mappings().one_or_none()
