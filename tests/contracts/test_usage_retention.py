@@ -18,6 +18,7 @@ from backend.adapters.db.rollups import SqlUsageRollups
 from backend.adapters.db.usage import SqlUsageReader
 from backend.adapters.db.usage_months import SqlUsageMonths
 from backend.adapters.db.usage_retention import SqlUsageRetention
+from backend.adapters.usage_spill import NothingWaits
 from backend.domain.api_keys import Environment
 from backend.domain.billing_periods import ExportFormat
 from backend.domain.callers import ActorKind, Caller, PlatformCaller
@@ -108,7 +109,7 @@ class Past:
 
     @property
     def service(self) -> UsageService:
-        return UsageService(reader=self.reader, cursors=HmacCursors(SECRET), clock=self.clock)
+        return UsageService(reader=self.reader, waiting=NothingWaits(), cursors=HmacCursors(SECRET), clock=self.clock)
 
 
 @pytest.fixture
