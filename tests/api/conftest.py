@@ -8,7 +8,7 @@ import secrets
 import shutil
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,9 +83,6 @@ class KnownPassword:
 
     def __init__(self, hasher: PasswordHasher) -> None:
         self._hasher = hasher
-
-    def turn(self) -> AbstractAsyncContextManager[None]:
-        return self._hasher.turn()
 
     async def hash(self, password: str) -> str:
         if password != PASSWORD:
