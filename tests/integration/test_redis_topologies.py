@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -14,9 +14,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from backend.adapters.memory.metrics import NullMetrics
 from backend.adapters.redis import RedisAdmission, RedisLoginThrottle, ScriptRunner, open_line
 from backend.adapters.redis.line import OUTAGES
+from backend.adapters.redis.quota_reconciliation import RedisQuotaReconciliation
+from backend.adapters.redis.usage_spill import RedisUsageSpill
 from backend.domain.admission import Epochs, StoredAnswer, Verdict
+from backend.domain.clock import SystemClock
 from backend.domain.errors import EnforcementUnavailable
 from backend.domain.ids import TenantId
 from tests.contracts.asking import Desk, ask, claim, key_rate, lease_of, tenant_quota, tenant_rate
@@ -90,6 +94,23 @@ async def test_l1_on_a_cluster_of_four_times_the_cap_exactly_the_cap_passes(clus
     async with desk(url, "ten_cap") as one, desk(url, "ten_cap") as two:
         verdicts = await asyncio.gather(*[each.verdict(ask(quotas=(quota,))) for each in (one, two) * 50])
     assert verdicts.count(Verdict.ADMITTED) == 25
+
+
+async def test_on_a_cluster_quota_counters_of_every_node_are_compared_with_the_ledger(cluster: list[Server]) -> None:
+    url, quota = cluster_url(cluster), tenant_quota(1000)
+    async with AsyncExitStack() as stack:
+        desks = [await stack.enter_async_context(desk(url, f"ten_behind_{number}")) for number in range(12)]
+        books = FakeHistory()
+        for here in desks:
+            lease = lease_of(await here.admit(ask(cost=7, quotas=(quota,))))
+            books.record(here.tenant, 7, environment=lease.environment, period=lease.period, credential_id="key_a")
+            await here.release(lease)
+        async with aclosing(open_line(url, PATIENT_S)) as line:
+            spill = RedisUsageSpill(line, line, limit=1, metrics=NullMetrics())
+            reconciliation = RedisQuotaReconciliation(line, books, spill, SystemClock(), metrics=NullMetrics())
+            assert len(await line.primaries()) == len(cluster)
+            await reconciliation.run()
+        assert [await here.counted(quota) for here in desks] == [(7, 0)] * len(desks)
 
 
 # Sentinel

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import cast
 
 from redis.asyncio import RedisCluster
@@ -13,7 +14,7 @@ from redis.exceptions import NoScriptError
 
 from backend.adapters.redis.address import RedisAddress
 from backend.adapters.redis.dialing import tls_options
-from backend.adapters.redis.line import Reply, Script, Value
+from backend.adapters.redis.line import OnPrimary, Reply, Script, Value
 from backend.adapters.single_flight import SingleFlight
 
 MOST_CONNECTIONS = 64
@@ -65,10 +66,23 @@ class ClusterLine:
         async with self._bounded() as client:
             await client.ping()
 
+    async def primaries(self) -> Sequence[OnPrimary]:
+        """Return a way to each node that holds slots, as far as the cluster is known now."""
+        async with self._bounded() as client:
+            return [partial(self._run_on, node) for node in client.get_primaries()]
+
     async def aclose(self) -> None:
         """Close the client."""
         if self._opened is not None:
             await self._opened.aclose()
+
+    async def _run_on(self, node: ClusterNode, script: Script, args: Sequence[Value]) -> Reply:
+        async with self._bounded() as client:
+            try:
+                reply = await client.execute_command("EVALSHA", script.digest, 0, *args, target_nodes=node)
+            except NoScriptError:
+                reply = await client.execute_command("EVAL", script.source, 0, *args, target_nodes=node)
+        return cast("Reply", reply)
 
     @asynccontextmanager
     async def _bounded(self) -> AsyncIterator[RedisCluster]:

@@ -16,7 +16,7 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError
 
 from backend.adapters.redis.dialing import Dialer
-from backend.adapters.redis.line import Reply, Script, Value
+from backend.adapters.redis.line import OnPrimary, Reply, Script, Value
 
 MOST_UNSENT_BYTES = 64 * 1024 * 1024
 """What may wait for a server that does not read; beyond it calls fail at once."""
@@ -156,6 +156,10 @@ class CoalescingLine:
         """Return when the server answers."""
         await self._command("PING")
 
+    async def primaries(self) -> Sequence[OnPrimary]:
+        """Return a way to the one server."""
+        return [self._run_without_keys]
+
     async def aclose(self) -> None:
         """Give the connection up."""
         connecting, self._connecting = self._connecting, None
@@ -165,6 +169,9 @@ class CoalescingLine:
         if self._wire is not None:
             self._wire.give_up(ConnectionLost("closed"))
         await self._dialer.aclose()
+
+    async def _run_without_keys(self, script: Script, args: Sequence[Value]) -> Reply:
+        return await self.run(script, [], args)
 
     async def _command(self, *words: Value) -> Any:
         reply = await self._ask(_packed(words), asyncio.get_running_loop().time() + self._timeout_s)

@@ -1,7 +1,7 @@
 """What carries calls to Redis: scripts by their digest, plain reads and writes."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from importlib.resources import files
 from typing import Protocol
 
@@ -19,6 +19,10 @@ class Script:
     def __init__(self, name: str) -> None:
         self.source = files("backend.adapters.redis").joinpath(f"{name}.lua").read_text(encoding="utf-8")
         self.digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+
+OnPrimary = Callable[[Script, Sequence[Value]], Awaitable[Reply]]
+"""Runs a script without keys on one certain server, within the bound of a call."""
 
 
 class Line(Protocol):
@@ -41,6 +45,10 @@ class Line(Protocol):
 
     async def ping(self) -> None:
         """Return when the server answers."""
+        ...
+
+    async def primaries(self) -> Sequence[OnPrimary]:
+        """Return a way to each server that holds a part of the keys: on Redis Cluster several."""
         ...
 
     async def aclose(self) -> None:

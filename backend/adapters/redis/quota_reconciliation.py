@@ -37,8 +37,7 @@ class RedisQuotaReconciliation:
     """Walks this month's counters. Any number of processes may: a difference is repaired once.
 
     Args:
-        line: see ``open_line``. It stays the caller's, who closes it. On Redis Cluster the counters of one server are
-            walked.
+        line: see ``open_line``. It stays the caller's, who closes it.
         history: the ledger's sums.
         spill: what is counted and waits there is not missing.
         clock: says which month it is.
@@ -79,17 +78,16 @@ class RedisQuotaReconciliation:
         return repaired
 
     async def _counters(self, period: str) -> AsyncIterator[_Counter]:
-        cursor: bytes | int = 0
-        while True:
-            args = [cursor, keys.quota_counters(period), SCANNED_AT_ONCE]
-            reply = cast("list[bytes]", await self._line.run(self._scan, [keys.usage_spill()], args))
-            for key in reply[1:]:
-                counter = _counter_of(key.decode())
-                if counter is not None:
-                    yield counter
-            cursor = reply[0]
-            if cursor == b"0":
-                return
+        for scan_on in await self._line.primaries():
+            cursor: bytes | int = 0
+            while cursor != b"0":
+                args = [cursor, keys.quota_counters(period), SCANNED_AT_ONCE]
+                reply = cast("list[bytes]", await scan_on(self._scan, args))
+                for key in reply[1:]:
+                    counter = _counter_of(key.decode())
+                    if counter is not None:
+                        yield counter
+                cursor = reply[0]
 
     async def _repair(self, counter: _Counter, period: str) -> bool:
         # The order matters: what had been counted by now was in the ledger or in the spill by now.

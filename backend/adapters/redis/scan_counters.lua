@@ -1,6 +1,5 @@
 -- Walks the keys of this server that match a pattern, some at a time.
 --
--- KEYS  1 any key, which says on a cluster which server is meant
 -- ARGV  1 where to go on, 0 to begin   2 the pattern   3 about how many keys to look at
 --
 -- Answers {where to go on, 0 at the end, key, …}.
