@@ -17,6 +17,9 @@ from backend.services.webhook_deliveries import WebhookDeliveryService
 # A login that cannot be refreshed any more is kept a while, so that a late reuse is still recognised.
 LOGIN_RETENTION = ABSOLUTE_LIFETIME + timedelta(days=30)
 
+# Those that ended are shown to admins for a while; the audit log keeps who invited whom.
+INVITATION_RETENTION = timedelta(days=90)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -32,6 +35,7 @@ def cleanups(store: Store, clock: Clock) -> tuple[Job, ...]:
     return (
         login_cleanup(store, clock),
         mailed_token_cleanup(store, clock),
+        invitation_cleanup(store, clock),
         revoked_token_cleanup(store, clock),
         idempotency_cleanup(store, clock),
         signing_key_cleanup(store, clock),
@@ -56,6 +60,16 @@ def mailed_token_cleanup(store: Store, clock: Clock) -> Job:
             return await unit.mailed_tokens.forget_before(clock.now() - timedelta(days=1))
 
     return Job(name="mailed token clean-up", every_s=3600, work=work)
+
+
+def invitation_cleanup(store: Store, clock: Clock) -> Job:
+    """Return the job that forgets invitations which ended long ago."""
+
+    async def work() -> int:
+        async with store.unit_of_work() as unit:
+            return await unit.invitations.forget_before_of_all_tenants(clock.now() - INVITATION_RETENTION)
+
+    return Job(name="invitation clean-up", every_s=3600, work=work)
 
 
 def revoked_token_cleanup(store: Store, clock: Clock) -> Job:

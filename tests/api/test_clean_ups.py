@@ -1,7 +1,7 @@
 """What the clean-up jobs forget, and what they keep, in both shapes."""
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,14 @@ import pytest
 
 from backend.domain.mailed_tokens import MailedToken, MailPurpose
 from backend.domain.sessions import ABSOLUTE_LIFETIME
-from backend.worker.jobs import LOGIN_RETENTION, login_cleanup, mailed_token_cleanup, revoked_token_cleanup
+from backend.worker.jobs import (
+    INVITATION_RETENTION,
+    LOGIN_RETENTION,
+    invitation_cleanup,
+    login_cleanup,
+    mailed_token_cleanup,
+    revoked_token_cleanup,
+)
 from tests.api.conftest import PASSWORD, ClockedWorld, a_new_number, embedded_settings, fresh_database, running
 from tests.fakes import FakeClock
 
@@ -80,6 +87,27 @@ async def test_mailed_tokens_are_forgotten_a_day_after_they_expire(aging_world: 
     world.clock.advance(DAY_S + 1)
     assert await job.work() >= 2
     assert world.rows(query, email=email) == []
+
+
+async def test_invitations_are_shown_for_a_while_after_they_ended_and_then_forgotten(
+    aging_world: ClockedWorld,
+) -> None:
+    world = aging_world
+    one, other = await world.tenant(), await world.tenant()
+    for tenant in (one, other):
+        headers = await world.log_in(tenant.owner_email)
+        wish = {"email": f"user{a_new_number()}@elsewhere.example", "role": "viewer"}
+        answer = await world.client.post("/v1/invitations", json=wish, headers=headers)
+        assert answer.status_code == 201, answer.text
+    job = invitation_cleanup(world.resources.store, world.clock)
+    expires_at = datetime.fromisoformat(answer.json()["expires_at"])
+    world.clock.set(expires_at + INVITATION_RETENTION)
+    assert await job.work() == 0
+    query = "SELECT tenant_id FROM invitations WHERE tenant_id IN (:one, :other)"
+    assert len(world.rows(query, one=one.id, other=other.id)) == 2
+    world.clock.advance(1)
+    assert await job.work() == 2
+    assert world.rows(query, one=one.id, other=other.id) == []
 
 
 async def test_a_revoked_token_is_remembered_until_it_has_expired(aging_world: ClockedWorld) -> None:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import func, update
+from sqlalchemy import delete, func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -118,3 +118,11 @@ class SqlInvitations:
             .where(col(InvitationRow.id) == invitation_id)
             .values(accepted_at=at)
         )
+
+    @of_all_tenants
+    async def forget_before_of_all_tenants(self, instant: datetime) -> int:
+        """Delete those that expired before an instant; return how many."""
+        gone = await self._session.execute(
+            delete(InvitationRow).where(col(InvitationRow.expires_at) < instant).returning(col(InvitationRow.id))
+        )
+        return len(gone.all())

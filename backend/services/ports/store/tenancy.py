@@ -182,6 +182,10 @@ class Invitations(Protocol):
         """Note that the seat was taken."""
         ...
 
+    async def forget_before_of_all_tenants(self, instant: datetime) -> int:
+        """Delete those that expired before an instant, whatever became of them; return how many."""
+        ...
+
 
 class Plans(Protocol):
     """Plan versions; immutable once stored."""
