@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from alembic import command
 from backend.adapters.db import tables
 from backend.adapters.db.engine import open_engine
 from backend.adapters.db.migrations import LEDGER_PARTITION, PROJECT, DatabaseUnusable, require_current, upgrade
+from backend.adapters.db.usage import SqlUsageReader
+from backend.domain.ids import TenantId, new_id
+from backend.domain.usage import LEDGER_START, EventFilter, UsageEvent
 from tests.contracts.closing import OVER, a_closer, a_subscriber, close
-from tests.contracts.ledgers import an_event, new_tenant, opened_books
+from tests.contracts.ledgers import an_event, append_all, current_transaction, insert, new_tenant, opened_books
 from tests.databases import alembic_config, connected, newest_revision, postgres_database, sqlite_url
 from tests.fakes import FakeClock
 
@@ -296,6 +300,158 @@ async def test_r8_the_application_cannot_lift_the_protection(url: str, applicati
             async with application.begin() as connection:
                 await connection.execute(text(attempt))
     assert objects_of(url) == before
+
+
+# Months for a ledger that has events already (migration 0013)
+
+UNPARTED, PARTED = "0012", "0013"
+JULY = datetime(2026, 7, 15, 12, 30, tzinfo=UTC)
+AUGUST = datetime(2026, 8, 1, tzinfo=UTC)
+MONTHS = (datetime(2026, 6, 3, 8, tzinfo=UTC), JULY, AUGUST + timedelta(days=20))
+LEDGER = "SELECT * FROM usage_events ORDER BY commit_xid, position"
+TOTALS = """SELECT tenant_id, period, count(*), sum(units), sum(billable_units), min(position), max(position)
+            FROM usage_events GROUP BY tenant_id, period"""
+
+
+@pytest.fixture
+def owner_url(url: str) -> Iterator[str]:
+    """The same database, owned by a plain login: unlike a superuser it is held to row-level security."""
+    name = new_id("owner").lower()
+    with connected(url) as server:
+        server.execution_options(isolation_level="AUTOCOMMIT")
+        server.execute(text(APPLICATION_ROLE))
+        server.execute(text(f"CREATE ROLE {name} LOGIN PASSWORD 'secret' NOSUPERUSER NOCREATEROLE"))
+        server.execute(text(f"GRANT forecourt_app TO {name}"))
+        server.execute(text(f'ALTER DATABASE "{url.rpartition("/")[2]}" OWNER TO {name}'))
+        try:
+            scheme, _, rest = url.partition("://")
+            yield f"{scheme}://{name}:secret@{rest.rpartition('@')[2]}"
+        finally:
+            server.execute(text(f"REASSIGN OWNED BY {name} TO CURRENT_USER"))
+            server.execute(text(f"DROP OWNED BY {name}"))
+            server.execute(text(f'ALTER DATABASE "{url.rpartition("/")[2]}" OWNER TO CURRENT_USER'))
+            server.execute(text(f"DROP ROLE {name}"))
+
+
+APPLICATION_ROLE = """
+DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'forecourt_app') THEN CREATE ROLE forecourt_app NOLOGIN;
+END IF; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$
+"""
+
+
+def minted(tenant: TenantId, at: datetime, **changes: Any) -> UsageEvent:
+    return an_event(tenant, **{"occurred_at": at, "id": new_id("evt", at_s=at.timestamp()), **changes})
+
+
+def book(url: str, *events: UsageEvent) -> None:
+    """Insert events in one transaction."""
+    with connected(url) as replica:
+        for event in events:
+            insert(replica, event)
+        replica.commit()
+
+
+def fill(url: str, tenants: tuple[TenantId, TenantId]) -> list[UsageEvent]:
+    """Book usage of three months, by many transactions and not in the order of their numbers; return it in that."""
+    one, other = tenants
+    with connected(url) as late:
+        current_transaction(late)
+        of_months = [[minted(tenant, at + timedelta(hours=n)) for tenant in tenants for n in (0, 1)] for at in MONTHS]
+        for together in of_months:
+            book(url, *together)
+        # Minted in July's last millisecond and served in August; and ids that say no month.
+        edge = minted(one, AUGUST, id=new_id("evt", at_s=AUGUST.timestamp() - 0.001))
+        strange = [minted(other, AUGUST, id="evt_imported-1"), minted(one, JULY, id="legacy")]
+        book(url, edge, *strange)
+        last = minted(other, JULY)
+        insert(late, last)
+        late.commit()
+    return [last, *(event for together in of_months for event in together), edge, *strange]
+
+
+def read(url: str, query: str) -> list[tuple[Any, ...]]:
+    """Read as a superuser: every tenant's rows."""
+    with connected(url) as connection:
+        return [tuple(row) for row in connection.execute(text(query))]
+
+
+def seen_by_application(url: str, tenant: TenantId | None) -> list[str]:
+    with connected(url) as connection:
+        connection.execute(text("SET ROLE forecourt_app"))
+        if tenant is not None:
+            connection.execute(text("SELECT set_config('app.tenant_id', :tenant, true)"), {"tenant": tenant})
+        return list(connection.execute(text("SELECT event_id FROM usage_events ORDER BY position")).scalars())
+
+
+def require_protected(url: str, tenants: tuple[TenantId, TenantId]) -> None:
+    """Check what the ledger refuses, and to whom it shows what."""
+    whose = read(url, "SELECT tenant_id, event_id FROM usage_events ORDER BY position")
+    assert seen_by_application(url, None) == []
+    for tenant in tenants:
+        assert seen_by_application(url, tenant) == [event for owner, event in whose if owner == tenant]
+    parts = [
+        name
+        for (name,) in read(
+            url, "SELECT relname FROM pg_class WHERE relname ~ '^usage_events(_[0-9o].*)?$' AND relkind IN ('r', 'p')"
+        )
+    ]
+    for part in parts:
+        for change in ("UPDATE {} SET units = 0", "DELETE FROM {}", "TRUNCATE {}"):
+            with connected(url) as owner, pytest.raises(DBAPIError, match="append only"):
+                owner.execute(text(change.format(part)))
+        [(enabled, forced)] = read(
+            url, f"SELECT relrowsecurity, relforcerowsecurity FROM pg_class WHERE oid = '{part}'::regclass"
+        )
+        assert (enabled, forced) == (True, True), part
+
+
+def parts_of_ledger(url: str) -> dict[str, set[str]]:
+    parts: dict[str, set[str]] = {}
+    for part, event in read(url, "SELECT tableoid::regclass::text, event_id FROM usage_events"):
+        parts.setdefault(part.removeprefix("usage_events").removeprefix("_"), set()).add(event)
+    return parts
+
+
+@postgres_only
+async def test_a_ledger_with_events_is_parted_and_put_together_again(url: str, owner_url: str) -> None:
+    tenants = (new_tenant(), new_tenant())
+    migrate(owner_url, UNPARTED)
+    booked = fill(url, tenants)
+    unparted, before, totals = objects_of(url), read(url, LEDGER), sorted(read(url, TOTALS))
+    assert [event.id for event in booked] == [row[1] for row in before]
+    assert [row[0] for row in before] != sorted(row[0] for row in before), "not in the order of positions"
+
+    migrate(owner_url, PARTED)
+    assert (read(url, LEDGER), sorted(read(url, TOTALS))) == (before, totals)
+    require_protected(url, tenants)
+    *_, edge, imported, legacy = booked
+    parts = parts_of_ledger(url)
+    assert set(parts) == {"2026_06", "2026_07", "2026_08", "other"}
+    assert edge.id in parts["2026_07"]
+    assert parts["other"] == {imported.id, legacy.id}
+
+    # The application reads what came over in the same order, knows it when it comes again, and goes on behind it.
+    async with opened_books(url) as books:
+        following = minted(tenants[0], JULY)
+        async with books.writer() as ledger:
+            await append_all(ledger, [*(event for event in booked if event.tenant_id == tenants[0]), following])
+        page = await SqlUsageReader(books.database, FakeClock(OVER)).events_of_all_tenants(
+            EventFilter(), LEDGER_START, 100
+        )
+        assert [stored.event for stored in page.events] == [*booked, following]
+    grown = read(url, LEDGER)
+    assert grown[:-1] == before
+    assert grown[-1][0] > max(row[0] for row in before)
+
+    migrate(owner_url, UNPARTED, down=True)
+    assert (read(url, LEDGER), objects_of(url)) == (grown, unparted)
+    require_protected(url, tenants)
+    book(url, minted(tenants[1], JULY))
+    grown = read(url, LEDGER)
+
+    migrate(owner_url, PARTED)
+    assert read(url, LEDGER) == grown
+    require_protected(url, tenants)
 
 
 def ledger_of(url: str) -> list[tuple[Any, ...]]:
