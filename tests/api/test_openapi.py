@@ -151,6 +151,8 @@ async def test_the_codes_of_the_contract_stand_where_they_can_happen(document: d
     }
     assert codes("post", "/v1/api-keys") >= {"scope-exceeds-grantor", "key-limit-reached", "validation-failed"}
     assert "not-found" in codes("get", "/v1/api-keys/{key_id}")
+    for path in ("events", "summary", "export"):
+        assert "usage-expired" in codes("get", f"/v1/usage/{path}"), path
 
 
 # Typed for each model
