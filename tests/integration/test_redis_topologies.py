@@ -1,6 +1,7 @@
 """The other kinds of Redis that FORECOURT_REDIS_URL may name: Cluster, Sentinel, and any of them over TLS."""
 
 import asyncio
+import itertools
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -8,11 +9,13 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 
+import anyio
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from redis.crc import key_slot
 
 from backend.adapters.memory.metrics import NullMetrics
 from backend.adapters.redis import RedisAdmission, RedisLoginThrottle, ScriptRunner, open_line
@@ -25,6 +28,7 @@ from backend.domain.errors import EnforcementUnavailable
 from backend.domain.ids import TenantId
 from tests.contracts.asking import Desk, ask, claim, key_rate, lease_of, tenant_quota, tenant_rate
 from tests.fakes import FakeClock, FakeHistory
+from tests.integration.test_redis_coalescing import echo, packets
 from tests.redis_client import connect
 from tests.server_process import Server
 from tests.servers import ServerNotFound, private_redis_server, redis_cluster, redis_sentinel
@@ -111,6 +115,50 @@ async def test_on_a_cluster_quota_counters_of_every_node_are_compared_with_the_l
             assert len(await line.primaries()) == len(cluster)
             await reconciliation.run()
         assert [await here.counted(quota) for here in desks] == [(7, 0)] * len(desks)
+
+
+async def test_on_a_cluster_calls_of_one_turn_leave_together_and_everybody_gets_his_own_answer(
+    cluster: list[Server],
+) -> None:
+    async with AsyncExitStack() as stack:
+        line = await stack.enter_async_context(aclosing(open_line(cluster_url(cluster), PATIENT_S)))
+        clients = [await stack.enter_async_context(aclosing(connect(each.url, PATIENT_S))) for each in cluster]
+        await asyncio.gather(*[echo(line, number) for number in range(60)])
+        before = [await packets(client, "total_reads_processed") for client in clients]
+        await asyncio.gather(*[echo(line, number) for number in range(300)])
+        after = [await packets(client, "total_reads_processed") for client in clients]
+    # A hundred calls to each node, each twice, since none keeps the script; the nodes talk to each other as well.
+    assert max(now - then for now, then in zip(after, before, strict=True)) < 60
+
+
+async def test_on_a_cluster_calls_follow_a_slot_that_has_moved(cluster: list[Server]) -> None:
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(aclosing(connect(each.url, PATIENT_S))) for each in cluster[:2]]
+        ids = [(await client.execute_command("CLUSTER", "MYID")).decode() for client in clients]  # type: ignore[no-untyped-call]
+        # The first node's, and nothing lies in it: what is echoed is not kept.
+        number = next(number for number in itertools.count() if key_slot(f"k{number}".encode()) < 5000)
+        slot = key_slot(f"k{number}".encode())
+        async with aclosing(open_line(cluster_url(cluster), PATIENT_S)) as line:
+            await echo(line, number)
+            for there in (1, 0):
+                for client in (clients[there], clients[1 - there]):
+                    await client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", ids[there])  # type: ignore[no-untyped-call]
+                for _ in range(3):
+                    await echo(line, number)
+
+
+async def test_on_a_cluster_a_node_that_was_silent_is_found_again(cluster: list[Server]) -> None:
+    async with aclosing(open_line(cluster_url(cluster), 0.5)) as line:
+        await asyncio.gather(*[echo(line, number) for number in range(20)])
+        cluster[2].pause()
+        outcomes = await asyncio.gather(*[echo(line, number) for number in range(20)], return_exceptions=True)
+        cluster[2].resume()
+        failed = [outcome for outcome in outcomes if outcome is not None]
+        assert failed
+        assert all(isinstance(outcome, OUTAGES) for outcome in failed)
+        with anyio.fail_after(30):
+            while any(await asyncio.gather(*[echo(line, each) for each in range(20)], return_exceptions=True)):
+                await asyncio.sleep(0.05)
 
 
 # Sentinel

@@ -1,8 +1,14 @@
-"""Redis Cluster: each call goes to the node that holds its tenant, over a connection of its own."""
+"""Redis Cluster: each call goes to the node that holds its tenant, together with all that go there in the same turn.
+
+redis-py knows which node that is, and finds out anew when slots move and nodes fail. It uses a connection for each
+call, though, so it carries only what is rare, and what a node has sent away or left unanswered: then it follows the
+cluster to where it went. Everything else goes over one line to each node.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -12,16 +18,20 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
-from backend.adapters.redis.address import RedisAddress
-from backend.adapters.redis.dialing import tls_options
-from backend.adapters.redis.line import OnPrimary, Reply, Script, Value
+from backend.adapters.redis.address import Kind, RedisAddress
+from backend.adapters.redis.coalescing import CoalescingLine, RefusedByServer
+from backend.adapters.redis.dialing import Dialer, tls_options
+from backend.adapters.redis.line import OUTAGES, OnPrimary, Reply, Script, Value
 from backend.adapters.single_flight import SingleFlight
 
 MOST_CONNECTIONS = 64
 
+SENT_AWAY = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "LOADING", "MASTERDOWN")
+"""Errors of a node that has executed nothing, because another one may be the right one."""
+
 
 class ClusterLine:
-    """Implements ``Line`` over redis-py's client of Redis Cluster, which knows what lives on which node.
+    """Implements ``Line`` over a line to each node, and redis-py's client of Redis Cluster, which knows the nodes.
 
     Args:
         address: of some nodes; the others are found through them.
@@ -36,15 +46,31 @@ class ClusterLine:
         self._turns = asyncio.Semaphore(max_connections)
         self._opened: RedisCluster | None = None
         self._opening = SingleFlight()
+        self._lines: dict[str, CoalescingLine] = {}
+        # By the names of nodes that did not answer: until one does again, calls to it go where they may be sent on.
+        self._in_doubt: set[str] = set()
 
     async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Value]) -> Reply:
-        """Run a script in one round trip; in two when the server has not seen it yet."""
-        async with self._bounded() as client:
+        """Run a script in one round trip; in two when the server has not seen it yet, or has handed the keys over."""
+        late_at_s = asyncio.get_running_loop().time() + self._timeout_s
+        node = self._node_of(keys)
+        if node is not None and node.name not in self._in_doubt:
+            try:
+                return await self._line_to(node).run(script, keys, args)
+            except RefusedByServer as refusal:
+                if not str(refusal).startswith(SENT_AWAY):
+                    raise
+            except OUTAGES:
+                self._in_doubt.add(node.name)
+                raise
+        async with self._bounded(late_at_s) as client:
             try:
                 reply = await client.evalsha(script.digest, len(keys), *keys, *args)
             except NoScriptError:
                 # A new server, a failover or SCRIPT FLUSH. EVAL runs it and keeps it.
                 reply = await client.eval(script.source, len(keys), *keys, *args)
+        if (found := self._node_of(keys)) is not None:
+            self._in_doubt.discard(found.name)
         return cast("Reply", reply)
 
     async def read(self, keys: Sequence[str]) -> Reply:
@@ -72,9 +98,25 @@ class ClusterLine:
             return [partial(self._run_on, node) for node in client.get_primaries()]
 
     async def aclose(self) -> None:
-        """Close the client."""
+        """Close the client, and the lines."""
+        for line in self._lines.values():
+            await line.aclose()
         if self._opened is not None:
             await self._opened.aclose()
+
+    def _node_of(self, keys: Sequence[str | bytes]) -> ClusterNode | None:
+        """Return the primary that holds the keys, as far as the cluster is known by now."""
+        if self._opened is None or not keys:
+            return None
+        nodes = self._opened.nodes_manager.slots_cache.get(self._opened.keyslot(keys[0]))
+        return nodes[0] if nodes else None
+
+    def _line_to(self, node: ClusterNode) -> CoalescingLine:
+        line = self._lines.get(node.name)
+        if line is None:
+            address = replace(self._address, kind=Kind.SERVER, hosts=((node.host, int(node.port)),))
+            line = self._lines[node.name] = CoalescingLine(Dialer(address, self._timeout_s), self._timeout_s)
+        return line
 
     async def _run_on(self, node: ClusterNode, script: Script, args: Sequence[Value]) -> Reply:
         async with self._bounded() as client:
@@ -85,8 +127,10 @@ class ClusterLine:
         return cast("Reply", reply)
 
     @asynccontextmanager
-    async def _bounded(self) -> AsyncIterator[RedisCluster]:
-        async with asyncio.timeout(self._timeout_s), self._turns:
+    async def _bounded(self, late_at_s: float | None = None) -> AsyncIterator[RedisCluster]:
+        if late_at_s is None:
+            late_at_s = asyncio.get_running_loop().time() + self._timeout_s
+        async with asyncio.timeout_at(late_at_s), self._turns:
             if self._opened is None:
                 await self._opening.run("cluster", self._open)
             yield cast("RedisCluster", self._opened)
