@@ -34,6 +34,7 @@ from backend.services.ports import (
 )
 
 T = TypeVar("T")
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def get_resources(request: Request) -> Resources:
@@ -167,8 +168,11 @@ def get_health_probes(request: Request) -> tuple[HealthProbe, ...]:
 
 
 async def get_unit_of_work(request: Request) -> AsyncIterator[UnitOfWork]:
-    """Open the request's unit of work; it is committed before the answer goes out."""
-    async with provided(request, get_store).unit_of_work() as unit:
+    """Open the request's unit of work; it is committed before the answer goes out.
+
+    A safe method's unit only reads: on SQLite it neither stands in line with the writers nor needs a file it can write.
+    """
+    async with provided(request, get_store).unit_of_work(read_only=request.method in SAFE_METHODS) as unit:
         yield unit
 
 
