@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from backend.api.allowed_methods import allowed_methods
 from backend.api.deps.callers import refuse_stranger
 from backend.api.limit_headers import limit_headers
 from backend.domain import errors
@@ -189,6 +190,8 @@ async def _on_http(request: Request, error: Exception) -> Response:
     response = problem_response(refusal, _request_id(request))
     for name, value in (error.headers or {}).items():
         response.headers[name] = value
+    if isinstance(refusal, errors.MethodNotAllowed):
+        response.headers["Allow"] = ", ".join(allowed_methods(request.app.routes, request.scope["path"]))
     return response
 
 
