@@ -81,6 +81,8 @@ STATUS: dict[type[ForecourtError], int] = {
 }
 _OAUTH_STATUS = {"invalid_client": 401, "slow_down": 429}
 _PROBLEM = "application/problem+json"
+# Where pydantic's words would name a class of ours.
+_OBJECT_TYPES = frozenset({"model_type", "model_attributes_type"})
 _BY_STATUS: dict[int, type[ForecourtError]] = {
     400: errors.BadRequest,
     404: errors.NotFound,
@@ -171,11 +173,25 @@ def field_error(problem: Mapping[str, Any]) -> FieldError:
     where = [str(part).replace("~", "~0").replace("/", "~1") for part in problem["loc"]]
     if where and where[0] == "body":
         where = where[1:]
+    # A name that the schema does not know is the caller's own text: what it stands in is pointed at.
     if problem["type"] == "extra_forbidden":
-        # The name is the caller's own text.
-        return FieldError("/" + "/".join(where[:-1]) if where[:-1] else "", "holds an unknown field")
-    detail = "is not valid" if problem["type"] == "value_error" else str(problem["msg"])
-    return FieldError("/" + "/".join(where) if where else "", detail)
+        return FieldError(_pointer(where[:-1]), "holds an unknown field")
+    if where[-1:] == ["[key]"]:
+        return FieldError(_pointer(where[:-2]), "holds a name that is not valid")
+    return FieldError(_pointer(where), _what_is_wrong(problem))
+
+
+def _pointer(where: list[str]) -> str:
+    return "/" + "/".join(where) if where else ""
+
+
+def _what_is_wrong(problem: Mapping[str, Any]) -> str:
+    if problem["type"] in _OBJECT_TYPES:
+        return "must be an object"
+    if problem["type"] == "value_error":
+        # What a validator of ours raised, which says nothing of the value.
+        return str(problem["ctx"]["error"])
+    return str(problem["msg"])
 
 
 async def _on_http(request: Request, error: Exception) -> Response:

@@ -89,6 +89,29 @@ async def test_405_names_the_methods_of_every_route_with_the_path(world: World) 
         assert (await world.client.request("TRACE", path)).headers["allow"] == methods, path
 
 
+@pytest.mark.parametrize(
+    ("body", "pointer", "detail"),
+    [
+        ([], "", "must be an object"),
+        ({"rate_limit": 5}, "/rate_limit", "must be an object"),
+        ({"models": {"the secret name": {"per_minute": 1}}}, "/models", "holds a name that is not valid"),
+        ({"key_id": "key_x", "models": {}}, "", "limits for single models are the tenant's, not a key's"),
+    ],
+    ids=["no-object", "no-object-inside", "bad-name", "own-validator"],
+)
+async def test_422_says_what_is_wrong_in_words_for_callers(world: World, body: Any, pointer: str, detail: str) -> None:
+    token = await world.log_in((await world.tenant()).owner_email)
+    answer = await world.client.put("/v1/limits", json=body, headers=token)
+    assert problem(answer) == (422, "validation-failed")
+    assert answer.json()["errors"] == [{"pointer": pointer, "detail": detail}]
+
+
+async def test_422_a_prediction_that_is_no_object_names_no_class(world: World) -> None:
+    tenant = await world.tenant()
+    answer = await world.client.post("/v1/predict", json=[1], headers=tenant.live.headers)
+    assert answer.json()["errors"] == [{"pointer": "", "detail": "must be an object"}]
+
+
 async def test_every_answer_carries_its_request_id_and_the_security_headers(world: World) -> None:
     tenant = await world.tenant()
     answers = [
