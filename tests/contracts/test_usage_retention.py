@@ -29,16 +29,19 @@ from backend.domain.usage import Bucket, EventFilter, SummaryQuery, UsageEvent
 from backend.services.billing import OpenBooks
 from backend.services.exports import ExportService
 from backend.services.usage import UsageService
-from tests.contracts.closing import PERIOD, a_closer, a_subscriber, close
+from tests.contracts.closing import a_closer, a_subscriber, close
 from tests.contracts.ledgers import Books, an_event, append_all, new_tenant, opened_books
 from tests.databases import connected, postgres_database, sqlite_url
 from tests.fakes import FakeClock
 
 pytestmark = pytest.mark.anyio
 
-JULY = datetime(2026, 7, 15, 12, 30, tzinfo=UTC)
-AUGUST = datetime(2026, 8, 15, 12, 30, tzinfo=UTC)
-OCTOBER = datetime(2026, 10, 2, tzinfo=UTC)
+# Long ago by any machine's clock: PostgreSQL itself lets no recent month expire.
+PERIOD = "2024-07"
+BEFORE = datetime(2024, 6, 1, tzinfo=UTC)
+JULY = datetime(2024, 7, 15, 12, 30, tzinfo=UTC)
+AUGUST = datetime(2024, 8, 15, 12, 30, tzinfo=UTC)
+OCTOBER = datetime(2024, 10, 2, tzinfo=UTC)
 SECRET = "b7c1f0a4e95d4c8e9a63d2f18e07c5ab"
 WITHIN_S = 30.0
 
@@ -114,13 +117,18 @@ class Past:
 
 @pytest.fixture
 async def past(books: Books) -> Past:
-    tenants = (await a_subscriber(books, new_tenant()), await a_subscriber(books, new_tenant()))
+    one, other = [await a_subscriber(books, new_tenant(), since=BEFORE) for _ in range(2)]
     async with books.writer() as ledger:
         await append_all(
             ledger,
-            [minted(tenant, at + timedelta(hours=n)) for tenant in tenants for at in (JULY, AUGUST) for n in range(3)],
+            [
+                minted(tenant, at + timedelta(hours=n))
+                for tenant in (one, other)
+                for at in (JULY, AUGUST)
+                for n in range(3)
+            ],
         )
-    return Past(books, FakeClock(OCTOBER), tenants)
+    return Past(books, FakeClock(OCTOBER), (one, other))
 
 
 async def test_a_month_expires_once_every_tenant_has_closed_it_and_it_is_rolled_up(past: Past) -> None:
@@ -131,10 +139,10 @@ async def test_a_month_expires_once_every_tenant_has_closed_it_and_it_is_rolled_
     await past.closed(other)
     assert await past.retention(keep_months=3).expire() == 0, "July is kept"
     assert await past.retention().expire() == 1
-    assert [past.periods(tenant) for tenant in past.tenants] == [["2026-08"] * 3] * 2
+    assert [past.periods(tenant) for tenant in past.tenants] == [["2024-08"] * 3] * 2
     assert await past.retention().expire() == 0
     assert await past.retention(keep_months=1).expire() == 0, "August is open"
-    await past.closed(one, other, period="2026-08")
+    await past.closed(one, other, period="2024-08")
     assert await past.retention(keep_months=1).expire() == 1
     assert [past.periods(tenant) for tenant in past.tenants] == [[], []]
 
@@ -161,7 +169,7 @@ async def test_what_a_month_came_to_is_there_after_its_events_are_gone(past: Pas
         )
         return (
             await open_books.statement(tenant, PERIOD),
-            await open_books.statement(tenant, "2026-08"),
+            await open_books.statement(tenant, "2024-08"),
             await past.reader.summary(tenant, whole),
             await past.reader.plan_usage(tenant, PERIOD),
             await past.reader.units_in_period(tenant, Environment.LIVE, PERIOD, None),
@@ -186,7 +194,7 @@ async def test_who_asks_for_expired_events_is_told_so(past: Past) -> None:
         with pytest.raises(UsageExpired):
             await past.service.events(caller, EventFilter(period=PERIOD), cursor=None, limit=10)
     answer = await past.service.events(tenant, EventFilter(), cursor=None, limit=10)
-    assert {each.event.period for each in answer.page.events} == {"2026-08"}
+    assert {each.event.period for each in answer.page.events} == {"2024-08"}
     assert len((await past.service.events(platform, EventFilter(), cursor=None, limit=10)).page.events) == 6
     with pytest.raises(UsageExpired) as refused:
         await past.service.summary(tenant, start=JULY, end=AUGUST, bucket=Bucket.DAY, group_by=())
@@ -211,15 +219,15 @@ async def test_r3_an_event_that_comes_back_after_its_month_expired_is_not_booked
         # What was booked as an adjustment is known still, and August is as ever.
         await append_all(ledger, [booked, minted(tenant, AUGUST)])
     async with past.books.database.unit_of_work(read_only=True) as unit:
-        assert (await unit.adjustments.totals(tenant, "2026-10"))[0] == 1
-    assert past.periods(tenant) == ["2026-08"] * 4
+        assert (await unit.adjustments.totals(tenant, "2024-10"))[0] == 1
+    assert past.periods(tenant) == ["2024-08"] * 4
 
 
 async def test_many_copies_at_once_let_a_month_expire_once(past: Past) -> None:
     await past.closed(*past.tenants)
     await past.rolled_up()
     assert sum(await asyncio.gather(*(past.retention().expire() for _ in range(4)))) == 1
-    assert [past.periods(tenant) for tenant in past.tenants] == [["2026-08"] * 3] * 2
+    assert [past.periods(tenant) for tenant in past.tenants] == [["2024-08"] * 3] * 2
 
 
 @postgres_only
@@ -242,13 +250,13 @@ async def test_what_was_cut_off_half_way_is_finished(past: Past) -> None:
     await past.closed(*past.tenants)
     await past.rolled_up()
     with connected(past.books.url) as owner:
-        taken = owner.execute(text("SELECT forecourt_expire_usage_month('2026-08')")).scalar_one()
+        taken = owner.execute(text("SELECT forecourt_expire_usage_month('2024-08')")).scalar_one()
         owner.commit()
         assert taken == PERIOD
-        assert owner.execute(text("SELECT to_regclass('usage_expired_2026_07')")).scalar_one() is not None
+        assert owner.execute(text("SELECT to_regclass('usage_expired_2024_07')")).scalar_one() is not None
     assert await past.retention().expire() == 0
     with connected(past.books.url) as owner:
-        assert owner.execute(text("SELECT to_regclass('usage_expired_2026_07')")).scalar_one() is None
+        assert owner.execute(text("SELECT to_regclass('usage_expired_2024_07')")).scalar_one() is None
 
 
 @postgres_only
@@ -266,11 +274,11 @@ async def test_r8_the_database_itself_lets_no_recent_month_expire(past: Past) ->
     ("change", "refusal"),
     [
         (
-            "INSERT INTO expired_periods SELECT DISTINCT tenant_id, '2026-08', '2026-10-01' FROM usage_events",
+            "INSERT INTO expired_periods SELECT DISTINCT tenant_id, '2024-08', '2024-10-01' FROM usage_events",
             "not closed",
         ),
-        ("DELETE FROM usage_events WHERE period = '2026-07'", "append only"),
-        ("UPDATE expired_periods SET period = '2026-08'", "append only"),
+        ("DELETE FROM usage_events WHERE period = '2024-07'", "append only"),
+        ("UPDATE expired_periods SET period = '2024-08'", "append only"),
         ("DELETE FROM expired_periods", "append only"),
     ],
 )
@@ -286,7 +294,7 @@ async def test_r8_the_database_itself_lets_no_open_month_expire(past: Past, chan
 async def test_an_event_of_the_next_month_by_its_content_keeps_its_month(past: Past) -> None:
     """Minted in the last millisecond of July, served in August."""
     tenant = past.tenants[0]
-    edge = datetime(2026, 8, 1, tzinfo=UTC)
+    edge = datetime(2024, 8, 1, tzinfo=UTC)
     event = an_event(tenant, occurred_at=edge, id=new_id("evt", at_s=edge.timestamp() - 0.001))
     async with past.books.writer() as ledger:
         await ledger.append(tenant, event)
