@@ -363,7 +363,7 @@ async def test_504_deadline_exceeded_is_not_charged(world: World) -> None:
     assert (await world.predict(small, rows[:100], model="breast-cancer")).status_code == 200
 
 
-async def test_every_answer_is_one_event_with_the_id_that_was_returned(world: World) -> None:
+async def test_r1_every_answer_is_one_event_with_the_id_that_was_returned(world: World) -> None:
     tenant = await world.tenant()
     answers = [await world.predict(tenant.live, IRIS * count) for count in (1, 2, 3)]
     events = await world.events(tenant)
