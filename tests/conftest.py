@@ -1,7 +1,8 @@
 """What every test may ask for: a clock it can set, and real Redis and PostgreSQL servers.
 
-One server of each kind serves a whole run, started at its first use. Under pytest-xdist the controller starts them
-and tells the workers; each worker has its own Redis database number and its own PostgreSQL database.
+One server of each kind serves a whole run, started at its first use. Under pytest-xdist the controller starts Redis
+and tells the workers, each of which has databases of its own in it. A PostgreSQL server each worker starts for itself:
+a transaction that is open anywhere in a server holds the watermark of all of its ledgers back.
 """
 
 import gc
@@ -28,6 +29,8 @@ from tests.servers import ServerNotFound, postgres_server, private_redis_server,
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 STARTERS = {"redis": redis_server, "postgres": postgres_server}
+SHARED = ("redis",)
+"""What all workers use together."""
 
 # A loaded machine is no reason to fail.
 settings.register_profile("forecourt", deadline=None)
@@ -35,7 +38,7 @@ settings.load_profile("forecourt")
 
 
 class Servers:
-    """The servers of this run: started here, or by the controller if this is a worker of it."""
+    """The servers of this run: started here or, if this is a worker of it and all share them, by the controller."""
 
     def __init__(self, started_elsewhere: dict[str, str] | None = None) -> None:
         self._urls = {} if started_elsewhere is None else started_elsewhere
@@ -47,8 +50,8 @@ class Servers:
         return self._urls[kind]
 
     def urls(self) -> dict[str, str]:
-        """Return what workers are told: a URL of each kind, or the sentence that says why there is none."""
-        for kind in STARTERS:
+        """Return what workers are told: a URL of what they share, or the sentence that says why there is none."""
+        for kind in SHARED:
             try:
                 self.url(kind)
             except ServerNotFound as error:
@@ -65,7 +68,7 @@ WORKER_NUMBER = pytest.StashKey[int]()
 
 def pytest_configure(config: pytest.Config) -> None:
     worker: dict[str, str] | None = getattr(config, "workerinput", None)
-    told = None if worker is None else {kind: worker[kind] for kind in STARTERS}
+    told = None if worker is None else {kind: worker[kind] for kind in SHARED}
     config.stash[SERVERS] = Servers(told)
     config.stash[WORKER_NUMBER] = 0 if worker is None else int(worker["workerid"].removeprefix("gw"))
 

@@ -63,7 +63,7 @@ def private_redis_server(*extra: str, keeps_writes: bool = False) -> Iterator[Se
     with tempfile.TemporaryDirectory(prefix="forecourt-redis-") as folder:
 
         def prepare(port: int) -> Server:
-            options = ("--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--databases", "64")
+            options = ("--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--databases", "1024")
             kept = ("--save", "", "--appendonly", "yes" if keeps_writes else "no")
             return Server(
                 f"redis://127.0.0.1:{port}", (program, *options, *kept, *extra), Path(folder), RunAs(), _redis_answers

@@ -34,6 +34,7 @@ from backend.settings import Settings
 from tests.databases import connected
 from tests.fakes import FakeClock
 from tests.model_cache import cached_demo_models
+from tests.redis_client import fresh_redis
 
 SECRETS: dict[str, Any] = {
     "secret_key": "tests-0123456789-abcdefghijklmnopqrstuv",
@@ -194,6 +195,12 @@ class World:
             connection.commit()
 
     @property
+    def redis_url(self) -> str | None:
+        """Where its Redis is; ``None`` in the embedded shape."""
+        url: str | None = self.app.state.redis_url
+        return url
+
+    @property
     def database_url(self) -> str:
         database: Any = self.resources.store
         return str(database.engine.url.render_as_string(hide_password=False))
@@ -241,6 +248,7 @@ async def running(settings: Settings, shape: str, clock: Clock | None = None) ->
     upgrade(settings.migration_url)
     app = create_app(settings, clock=clock)
     app.state.mail_folder = settings.mail_folder
+    app.state.redis_url = settings.redis_url
     async with app.router.lifespan_context(app):
         opened: Resources = app.state.resources
         app.state.resources = replace(opened, password_hasher=KnownPassword(opened.password_hasher))
@@ -299,7 +307,7 @@ async def server_world(
         folder,
         models=own_models(folder, DEMO_MODELS),
         database_url=url,
-        redis_url=redis_url,
+        redis_url=fresh_redis(redis_url),
         redis_timeout_s=5.0,
         database_timeout_s=20.0,
     )
@@ -354,7 +362,7 @@ async def clocked_server_world(
         folder,
         models=own_models(folder, DEMO_MODELS),
         database_url=url,
-        redis_url=redis_url,
+        redis_url=fresh_redis(redis_url),
         redis_timeout_s=5.0,
         database_timeout_s=20.0,
     )

@@ -33,6 +33,7 @@ from tests.api.operators import platform_program
 from tests.api.test_predictions import pointers, problem
 from tests.contracts.ledgers import an_event
 from tests.fakes import FakeClock
+from tests.redis_client import fresh_redis
 
 pytestmark = pytest.mark.anyio
 
@@ -48,7 +49,7 @@ async def billing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
     if request.param == "server":
         changes = {
             "database_url": fresh_database(request.getfixturevalue("postgres_url"), "billing"),
-            "redis_url": request.getfixturevalue("redis_url"),
+            "redis_url": fresh_redis(request.getfixturevalue("redis_url")),
             "redis_timeout_s": 5.0,
             "database_timeout_s": 20.0,
         }

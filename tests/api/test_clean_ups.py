@@ -19,6 +19,7 @@ from backend.worker.jobs import (
 )
 from tests.api.conftest import PASSWORD, ClockedWorld, a_new_number, embedded_settings, fresh_database, running
 from tests.fakes import FakeClock
+from tests.redis_client import fresh_redis
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +33,7 @@ async def aging_world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIt
     if request.param == "server":
         changes = {
             "database_url": fresh_database(request.getfixturevalue("postgres_url"), "aging"),
-            "redis_url": request.getfixturevalue("redis_url"),
+            "redis_url": fresh_redis(request.getfixturevalue("redis_url")),
             "redis_timeout_s": 5.0,
             "database_timeout_s": 20.0,
         }

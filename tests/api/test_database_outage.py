@@ -18,6 +18,7 @@ from sqlalchemy.engine import make_url
 from backend.domain.scopes import TENANT_SCOPES
 from tests.api.conftest import Key, TenantUnderTest, World, embedded_settings, running
 from tests.databases import postgres_cut_off, postgres_database
+from tests.redis_client import fresh_redis
 from tests.routes import served_routes
 from tests.wire import Wire
 
@@ -81,7 +82,7 @@ async def away(
                 tmp_path,
                 database_url=direct.set(host="127.0.0.1", port=port).render_as_string(hide_password=False),
                 migration_database_url=url,
-                redis_url=redis_url,
+                redis_url=fresh_redis(redis_url),
                 redis_timeout_s=5.0,
                 database_timeout_s=TIMEOUT_S,
                 sign_up=True,

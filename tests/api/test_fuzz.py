@@ -39,6 +39,7 @@ from backend.domain.plans import seed_plans
 from backend.domain.scopes import TENANT_SCOPES, Role
 from tests.api.conftest import DEMO_MODELS, World, embedded_settings, fresh_database, own_models, running
 from tests.api.operators import platform_program
+from tests.redis_client import fresh_redis
 
 # A search that is to take minutes sets these higher.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "6"))
@@ -124,7 +125,7 @@ def server_target(postgres_url: str, redis_url: str, tmp_path_factory: pytest.Te
         folder,
         models=own_models(folder, DEMO_MODELS),
         database_url=url,
-        redis_url=redis_url,
+        redis_url=fresh_redis(redis_url),
         redis_timeout_s=5.0,
         database_timeout_s=20.0,
     )

@@ -24,11 +24,11 @@ def server(server_world: World) -> World:
     return server_world
 
 
-async def test_c3_no_row_stands_in_a_key_and_no_key_in_an_answer(server: World, redis_url: str) -> None:
+async def test_c3_no_row_stands_in_a_key_and_no_key_in_an_answer(server: World) -> None:
     tenant = await server.tenant()
     answers = [await server.predict(tenant.live, [ROW]) for _ in range(2)]
     await server.resources.predictions.settled()
-    async with Redis.from_url(redis_url) as client:
+    async with Redis.from_url(server.redis_url or "") as client:
         found = [key async for key in client.scan_iter(match=f"fc:{{{tenant.id}}}:*")]
     prefix = f"fc:{{{tenant.id}}}:row:".encode()
     digests = [key.removeprefix(prefix) for key in found if key.startswith(prefix)]
@@ -41,11 +41,11 @@ async def test_c3_no_row_stands_in_a_key_and_no_key_in_an_answer(server: World, 
             assert secret not in told
 
 
-async def test_c4_what_is_kept_of_an_answer_is_json(server: World, redis_url: str) -> None:
+async def test_c4_what_is_kept_of_an_answer_is_json(server: World) -> None:
     tenant = await server.tenant()
     answer = await server.predict(tenant.live, [ROW], headers={"Idempotency-Key": "once"})
     await server.resources.predictions.settled()
-    async with Redis.from_url(redis_url) as client:
+    async with Redis.from_url(server.redis_url or "") as client:
         rows = [await client.get(key) or b"" async for key in client.scan_iter(match=f"fc:{{{tenant.id}}}:row:*")]
         connected: Any = client
         [slot] = [key async for key in client.scan_iter(match=f"fc:{{{tenant.id}}}:idem:*")]

@@ -18,6 +18,7 @@ from tests.api.conftest import (
     running,
 )
 from tests.api.test_predictions import problem
+from tests.redis_client import fresh_redis
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +44,11 @@ async def rolling(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     options: dict[str, Any] = {"models": two_versions(tmp_path)}
     if request.param == "server":
         url = fresh_database(request.getfixturevalue("postgres_url"), "rollouts")
-        options |= {"database_url": url, "redis_url": request.getfixturevalue("redis_url"), "redis_timeout_s": 5.0}
+        options |= {
+            "database_url": url,
+            "redis_url": fresh_redis(request.getfixturevalue("redis_url")),
+            "redis_timeout_s": 5.0,
+        }
     async with running(embedded_settings(tmp_path, **options), f"rolling-{request.param}") as world:
         yield world
 

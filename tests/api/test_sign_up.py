@@ -12,6 +12,7 @@ from tests.api.hashing import hashes_counted
 from tests.api.mailbox import letters_to
 from tests.api.test_predictions import pointers, problem
 from tests.api.trails import actions
+from tests.redis_client import fresh_redis
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +33,7 @@ async def server_open_world(
         sign_up=True,
         sign_up_plan="pro",
         database_url=fresh_database(postgres_url, "open"),
-        redis_url=redis_url,
+        redis_url=fresh_redis(redis_url),
         redis_timeout_s=5.0,
         database_timeout_s=20.0,
     )

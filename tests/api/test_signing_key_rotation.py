@@ -15,6 +15,7 @@ from tests.api.conftest import SECRETS, ClockedWorld, embedded_settings, fresh_d
 from tests.api.test_predictions import problem
 from tests.api.trails import trail
 from tests.fakes import FakeClock
+from tests.redis_client import fresh_redis
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +50,7 @@ async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
         settings = embedded_settings(tmp_path, models=tmp_path / "none")
     else:
         url = fresh_database(request.getfixturevalue("postgres_url"), "signing")
-        redis_url = request.getfixturevalue("redis_url")
+        redis_url = fresh_redis(request.getfixturevalue("redis_url"))
         settings = embedded_settings(
             tmp_path,
             models=tmp_path / "none",

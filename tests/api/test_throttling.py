@@ -24,6 +24,7 @@ from tests.api.conftest import (
 )
 from tests.api.test_predictions import problem
 from tests.api.walk import routes_of
+from tests.redis_client import fresh_redis
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +47,7 @@ async def server_strict_world(
         **LIMITS,
         trusted_proxies="10.0.0.0/8",
         database_url=fresh_database(postgres_url, "strict"),
-        redis_url=redis_url,
+        redis_url=fresh_redis(redis_url),
         redis_timeout_s=5.0,
         database_timeout_s=20.0,
     )

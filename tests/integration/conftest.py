@@ -9,6 +9,7 @@ import pytest
 from tests.databases import postgres_database
 from tests.integration.forecourt_process import Site, new_site
 from tests.model_cache import cached_demo_models
+from tests.redis_client import fresh_redis
 
 NewSite = Callable[..., Site]
 
@@ -45,4 +46,4 @@ def database_settings(request: pytest.FixtureRequest) -> Iterator[dict[str, str]
 def shared_settings(postgres_url: str, redis_url: str) -> Iterator[dict[str, str]]:
     """Settings of the server shape: PostgreSQL and Redis, which several processes share."""
     with postgres_database(postgres_url) as url:
-        yield {"DATABASE_URL": url, "REDIS_URL": redis_url, "REDIS_TIMEOUT_S": "2"}
+        yield {"DATABASE_URL": url, "REDIS_URL": fresh_redis(redis_url), "REDIS_TIMEOUT_S": "2"}

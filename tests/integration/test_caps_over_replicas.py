@@ -14,6 +14,7 @@ import pytest
 from tests.databases import postgres_database
 from tests.integration.customers import Customer, Customers
 from tests.integration.forecourt_process import ServerProcess, new_site
+from tests.redis_client import fresh_redis
 
 pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
@@ -27,7 +28,12 @@ def servers(
 ) -> Iterator[list[ServerProcess]]:
     """Two servers for all of these tests: each caps a key of its own."""
     with postgres_database(postgres_url) as url:
-        settings = {"DATABASE_URL": url, "REDIS_URL": redis_url, "REDIS_TIMEOUT_S": "2", "MODELS": str(models_root)}
+        settings = {
+            "DATABASE_URL": url,
+            "REDIS_URL": fresh_redis(redis_url),
+            "REDIS_TIMEOUT_S": "2",
+            "MODELS": str(models_root),
+        }
         with new_site(tmp_path_factory.mktemp("site"), **settings) as site:
             first = site.start()
             # The second goes on with what the first has set up.

@@ -15,6 +15,7 @@ from tests.api.conftest import IRIS, SECRETS, TenantUnderTest, World, embedded_s
 from tests.api.test_predictions import problem
 from tests.databases import postgres_database
 from tests.integration.forecourt_process import forecourt
+from tests.redis_client import fresh_redis
 
 pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
@@ -57,7 +58,7 @@ async def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
         async with running(settings, request.param) as world:
             yield Site(world, settings)
         return
-    redis_url = request.getfixturevalue("redis_url")
+    redis_url = fresh_redis(request.getfixturevalue("redis_url"))
     with postgres_database(request.getfixturevalue("postgres_url")) as url:
         settings = embedded_settings(
             folder, database_url=url, redis_url=redis_url, redis_timeout_s=5.0, database_timeout_s=20.0
