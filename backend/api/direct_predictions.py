@@ -9,6 +9,7 @@ a dependency, a page's Origin, a header that stands there twice) goes on to Fast
 import logging
 import time
 from dataclasses import dataclass
+from typing import Protocol
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -36,9 +37,31 @@ error_log = logging.getLogger("forecourt.errors")
 GENERIC_PATH = "/v1/predict"
 MODELS_PATH = "/v1/models/"
 VERB = "/predict"
+_GENERIC, _MODELS, _VERB = GENERIC_PATH.encode(), MODELS_PATH.encode(), VERB.encode()
 TOKEN_PATH = "/v1/auth/token"  # noqa: S105  # a path
 
+WHOLE_REQUEST = "forecourt.whole-request"
+"""The extension of ASGI by which a server says that a request is there to its end: ``{"request": WholeRequest}``."""
+
 Headers = dict[bytes, bytes]
+
+
+class WholeRequest(Protocol):
+    """A request of which nothing is awaited any more."""
+
+    def take(self) -> bytes:
+        """Return the body."""
+        ...
+
+    def answer(self, status: int, headers: bytes, body: bytes) -> bool:
+        """Send an answer at once; return whether that was possible, otherwise it has to be sent the usual way.
+
+        Args:
+            status: of HTTP.
+            headers: as lines, each with its end; one of them tells the length of the body.
+            body: the whole of it.
+        """
+        ...
 
 
 class CallerLeft(Exception):
@@ -107,10 +130,13 @@ class DirectPredictions:
         address = scope["client_address"] = client_address(scope, self._trusted)
         status = 0
         try:
-            written = await self._answer(path, headers, request_id, model, address, receive)
+            whole = _whole_request(scope)
+            written = await self._answer(path, headers, request_id, model, address, whole or receive)
             status = written.status
-            await send({"type": "http.response.start", "status": status, "headers": _finished(written, scope)})
-            await send({"type": "http.response.body", "body": written.body})
+            finished = _finished(written, scope)
+            if whole is None or not whole.answer(status, _as_lines(finished), written.body):
+                await send({"type": "http.response.start", "status": status, "headers": finished})
+                await send({"type": "http.response.body", "body": written.body})
         except CallerLeft:
             return
         finally:
@@ -128,7 +154,13 @@ class DirectPredictions:
         )
 
     async def _answer(
-        self, path: str, headers: Headers, request_id: str, model: str | None, address: str | None, receive: Receive
+        self,
+        path: str,
+        headers: Headers,
+        request_id: str,
+        model: str | None,
+        address: str | None,
+        source: Receive | WholeRequest,
     ) -> Written:
         try:
             served = self._served()
@@ -137,7 +169,7 @@ class DirectPredictions:
                 headers.get(b"authorization", b"").decode("latin-1"), None if key is None else key.decode("latin-1")
             )
             caller = await served.authenticators.predict_caller(credential, address)
-            body = await self._body(receive)
+            body = await self._body(source)
             command = read_command(Sent("POST", path, headers, request_id, body), model)
             served.resources.precedence.enter()
             try:
@@ -152,8 +184,10 @@ class DirectPredictions:
             error_log.exception("unhandled error", extra={"request_id": request_id})
             return _refused(ForecourtError("Something went wrong on our side."), request_id)
 
-    async def _body(self, receive: Receive) -> bytes:
-        receive = self._bounds.bounded(receive)
+    async def _body(self, source: Receive | WholeRequest) -> bytes:
+        if not callable(source):
+            return self._bounds.checked(source.take())
+        receive = self._bounds.bounded(source)
         message = await receive()
         body: bytes = message.get("body", b"")
         while message.get("more_body", False):
@@ -180,6 +214,13 @@ class DirectPredictions:
         return known
 
 
+def may_be_prediction(target: bytes) -> bool:
+    """Whether a request's target, as it was sent, is one that this route may answer."""
+    return target == _GENERIC or (
+        target.startswith(_MODELS) and target.endswith(_VERB) and b"%" not in target and b"?" not in target
+    )
+
+
 def _model_in(path: str) -> str | None:
     """Return the model that a path names, where it is one of a model's predictions."""
     if not (path.startswith(MODELS_PATH) and path.endswith(VERB)):
@@ -193,6 +234,19 @@ def _finished(written: Written, scope: Scope) -> RawHeaders:
     if scope["scheme"] == "https":
         headers.append(HSTS)
     return headers
+
+
+def _whole_request(scope: Scope) -> WholeRequest | None:
+    extensions = scope.get("extensions")
+    if not extensions or WHOLE_REQUEST not in extensions:
+        return None
+    # Taken out: a request and its scope that held each other would have to be found by the collector.
+    whole: WholeRequest = extensions.pop(WHOLE_REQUEST)["request"]
+    return whole
+
+
+def _as_lines(headers: RawHeaders) -> bytes:
+    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
 
 
 def _refused(refusal: ForecourtError, request_id: str) -> Written:

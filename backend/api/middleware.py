@@ -153,6 +153,16 @@ class BodyBounds:
         """Return the refusal of a body that is too long."""
         return PayloadTooLarge(f"The body may have at most {self._limit_bytes} bytes.")
 
+    def checked(self, body: bytes) -> bytes:
+        """Return a body that is here already.
+
+        Raises:
+            PayloadTooLarge: it is longer than it may be.
+        """
+        if len(body) > self._limit_bytes:
+            raise self.too_large()
+        return body
+
     def bounded(self, receive: Receive) -> Receive:
         """Return what receives a body as long as it is neither too long nor too slow."""
         received_bytes = 0

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast
 from urllib.error import URLError
 
 import typer
 import uvicorn
-from uvicorn.config import STARTUP_FAILURE
+from uvicorn.config import STARTUP_FAILURE, HTTPProtocolType
 from uvicorn.supervisors import Multiprocess
 
 from backend import demo as first_start
@@ -157,6 +157,8 @@ def _serve(settings: Settings, listener: socket.socket, on_ready: Callable[[], N
     config = uvicorn.Config(
         "backend.main:app_from_environment",
         factory=True,
+        # Named, not imported: other commands need none of what it imports.
+        http=cast("HTTPProtocolType", "backend.cli.prediction_protocol:PredictionProtocol"),
         workers=settings.workers,
         lifespan="on",
         log_config=None,

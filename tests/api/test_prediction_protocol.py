@@ -1,0 +1,274 @@
+"""The server's protocol for whole predictions, over real sockets: however one arrives, it gets its answer."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import uvicorn
+
+from backend.cli.prediction_protocol import PredictionProtocol
+from tests.api.conftest import IRIS, Key, World
+
+pytestmark = pytest.mark.anyio
+
+WITHIN_S = 30.0
+GOOD = json.dumps({"model": "iris", "inputs": IRIS}).encode()
+MOST_BYTES = 4 * 1024 * 1024
+
+
+class Connection:
+    """One connection to the server, as a caller's program has it."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    async def send(self, *pieces: bytes) -> None:
+        """Send pieces, each of which arrives by itself."""
+        for piece in pieces:
+            self._writer.write(piece)
+            await self._writer.drain()
+            # The server runs in this same loop: it reads what is there before the next piece follows.
+            for _ in range(20):
+                await asyncio.sleep(0)
+
+    async def answer(self) -> tuple[int, dict[str, str], Any]:
+        """Read one answer: its status, its headers, its body."""
+        async with asyncio.timeout(WITHIN_S):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            first, *lines = head.rstrip().split("\r\n")
+            headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+            body = await self._reader.readexactly(int(headers["content-length"]))
+        return int(first.split()[1]), headers, json.loads(body)
+
+    async def ended(self) -> bool:
+        """Whether the server has closed the connection, once it does or has something to say."""
+        async with asyncio.timeout(WITHIN_S):
+            return await self._reader.read(1) == b""
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Line:
+    """A server of this world, and a key of one of its tenants."""
+
+    def __init__(self, world: World, key: Key, server: uvicorn.Server) -> None:
+        self.world = world
+        self.server = server
+        self._key = key
+        self._open: list[Connection] = []
+
+    async def connect(self) -> Connection:
+        host, port = self.server.servers[0].sockets[0].getsockname()[:2]
+        connection = Connection(*await asyncio.open_connection(host, port))
+        self._open.append(connection)
+        return connection
+
+    def head(
+        self, body: bytes | None = GOOD, *, target: str = "/v1/predict", version: str = "1.1", **headers: str
+    ) -> bytes:
+        """Return the head of a request; ``body`` decides its length, ``None`` leaves that to the headers."""
+        lines = [f"POST {target} HTTP/{version}", "Host: forecourt", f"Authorization: Bearer {self._key.secret}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        if body is not None:
+            lines.append(f"Content-Length: {len(body)}")
+        return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+    def close(self) -> None:
+        for connection in self._open:
+            connection.close()
+
+
+@asynccontextmanager
+async def served(world: World) -> AsyncIterator[uvicorn.Server]:
+    config = uvicorn.Config(
+        world.app, port=0, http=PredictionProtocol, lifespan="off", log_config=None, access_log=False
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        assert not serving.done()
+        await asyncio.sleep(0)
+    try:
+        yield server
+    finally:
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture
+async def line(world: World) -> AsyncIterator[Line]:
+    tenant = await world.tenant()
+    async with served(world) as server:
+        found = Line(world, tenant.live, server)
+        yield found
+        found.close()
+
+
+def is_prediction(answer: tuple[int, dict[str, str], Any]) -> bool:
+    status, headers, content = answer
+    return status == 200 and headers["x-usage-units"] == "1" and len(content["predictions"]) == 1
+
+
+async def test_a_whole_request_is_answered_with_all_that_the_other_route_says(line: Line) -> None:
+    connection = await line.connect()
+    await connection.send(line.head() + GOOD)
+    whole = await connection.answer()
+    # The empty query makes it unusual: FastAPI answers it.
+    await connection.send(line.head(target="/v1/predict?again") + GOOD)
+    other = await connection.answer()
+    assert is_prediction(whole)
+    assert is_prediction(other)
+    assert set(whole[1]) == set(other[1])
+    assert "connection" not in whole[1]
+    for name in ("content-type", "x-content-type-options", "referrer-policy", "ratelimit-policy"):
+        assert whole[1][name] == other[1][name]
+
+
+async def test_many_requests_go_over_one_connection(line: Line) -> None:
+    connection = await line.connect()
+    for number in range(5):
+        await connection.send(line.head(X_Request_Id=f"mine-{number}") + GOOD)
+        answer = await connection.answer()
+        assert is_prediction(answer)
+        assert answer[1]["x-request-id"] == f"mine-{number}"
+
+
+@pytest.mark.parametrize("target", ["/v1/models/iris/predict", "/v1/models/iris@1/predict"])
+async def test_a_models_own_path_is_answered(line: Line, target: str) -> None:
+    body = json.dumps({"inputs": IRIS}).encode()
+    connection = await line.connect()
+    await connection.send(line.head(body, target=target) + body)
+    assert is_prediction(await connection.answer())
+
+
+@pytest.mark.parametrize("cut", ["head", "between", "body"])
+async def test_a_request_in_two_pieces_is_one_request(line: Line, cut: str) -> None:
+    request = line.head() + GOOD
+    at = {"head": 20, "between": len(request) - len(GOOD), "body": len(request) - 5}[cut]
+    connection = await line.connect()
+    for _ in range(2):
+        await connection.send(request[:at], request[at:])
+        assert is_prediction(await connection.answer())
+
+
+async def test_a_request_byte_by_byte_is_one_request(line: Line) -> None:
+    request = line.head() + GOOD
+    connection = await line.connect()
+    await connection.send(*[request[place : place + 1] for place in range(len(request))])
+    assert is_prediction(await connection.answer())
+
+
+async def test_requests_sent_ahead_are_answered_in_their_order(line: Line) -> None:
+    connection = await line.connect()
+    wrong = b'{"model": "iris", "inputs": [[1.0]]}'
+    requests = [
+        line.head(X_Request_Id="a") + GOOD,
+        line.head(wrong, X_Request_Id="b") + wrong,
+        line.head(X_Request_Id="c", target="/v1/predict?slowly") + GOOD,
+        line.head(X_Request_Id="d") + GOOD,
+    ]
+    await connection.send(b"".join(requests))
+    answers = [await connection.answer() for _ in requests]
+    assert [headers["x-request-id"] for _, headers, _ in answers] == ["a", "b", "c", "d"]
+    assert [status for status, _, _ in answers] == [200, 422, 200, 200]
+
+
+async def test_a_chunked_body_is_read(line: Line) -> None:
+    head = line.head(None, Transfer_Encoding="chunked")
+    chunks = b"%x\r\n%b\r\n%x\r\n%b\r\n0\r\n\r\n" % (10, GOOD[:10], len(GOOD) - 10, GOOD[10:])
+    connection = await line.connect()
+    await connection.send(head + chunks)
+    assert is_prediction(await connection.answer())
+    await connection.send(head + chunks[:30], chunks[30:])
+    assert is_prediction(await connection.answer())
+
+
+async def test_no_body_is_a_bad_request(line: Line) -> None:
+    connection = await line.connect()
+    await connection.send(line.head(b""))
+    status, _, content = await connection.answer()
+    assert (status, content["code"]) == (400, "malformed-request")
+
+
+@pytest.mark.parametrize("length", [MOST_BYTES, MOST_BYTES + 1])
+async def test_a_body_is_bounded_whether_or_not_it_says_its_length(line: Line, length: int) -> None:
+    body = GOOD + b" " * (length - len(GOOD))
+    expected = 200 if length == MOST_BYTES else 413
+    connection = await line.connect()
+    await connection.send(line.head(None, Transfer_Encoding="chunked") + b"%x\r\n%b\r\n0\r\n\r\n" % (length, body))
+    assert (await connection.answer())[0] == expected
+    connection = await line.connect()
+    await connection.send(line.head(body) + body)
+    assert (await connection.answer())[0] == expected
+
+
+async def test_who_waits_to_be_told_to_go_on_is_told(line: Line) -> None:
+    connection = await line.connect()
+    await connection.send(line.head(Expect="100-continue"))
+    assert await connection._reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await connection.send(GOOD)
+    assert is_prediction(await connection.answer())
+
+
+@pytest.mark.parametrize(
+    ("version", "connection_header", "stays"),
+    [("1.1", None, True), ("1.1", "close", False), ("1.0", None, False), ("1.1", "keep-alive", True)],
+)
+async def test_a_connection_ends_as_its_client_asked(
+    line: Line, version: str, connection_header: str | None, stays: bool
+) -> None:
+    headers: dict[str, Any] = {} if connection_header is None else {"Connection": connection_header}
+    connection = await line.connect()
+    await connection.send(line.head(version=version, **headers) + GOOD)
+    assert is_prediction(await connection.answer())
+    if stays:
+        await connection.send(line.head() + GOOD)
+        assert is_prediction(await connection.answer())
+    else:
+        assert await connection.ended()
+
+
+async def test_what_is_no_http_is_refused_and_the_connection_closed(line: Line) -> None:
+    connection = await line.connect()
+    await connection.send(line.head(None, Transfer_Encoding="chunked") + b"no number\r\n")
+    assert (await connection._reader.read()).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_who_leaves_before_the_answer_harms_nobody(line: Line) -> None:
+    for cut in (20, len(line.head()), len(line.head()) + 5, len(line.head() + GOOD)):
+        connection = await line.connect()
+        await connection.send((line.head() + GOOD)[:cut])
+        connection.close()
+    connection = await line.connect()
+    await connection.send(line.head() + GOOD)
+    assert is_prediction(await connection.answer())
+
+
+async def test_who_does_not_read_is_waited_for(line: Line) -> None:
+    """Answers do not pile up for a caller who only sends: the server stops reading him."""
+    rows = IRIS * 1_000
+    body = json.dumps({"model": "iris", "inputs": rows}).encode()
+    request = line.head(body) + body
+    connection = await line.connect()
+    count = 40
+    sending = asyncio.create_task(connection.send(*[request] * count))
+    for number in range(count):
+        status, headers, content = await connection.answer()
+        assert (status, headers["x-usage-units"], len(content["predictions"])) == (200, "1000", 1_000), number
+    await sending
+
+
+async def test_a_server_that_ends_says_so_to_whoever_is_still_connected(line: Line) -> None:
+    idle, busy = await line.connect(), await line.connect()
+    await busy.send(line.head() + GOOD[:10])
+    line.server.should_exit = True
+    assert await idle.ended()
+    await busy.send(GOOD[10:])
+    status, headers, _ = await busy.answer()
+    assert (status, headers["connection"]) == (200, "close")
+    assert await busy.ended()
