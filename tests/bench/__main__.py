@@ -13,6 +13,7 @@ comparisons.py       what is measured against what, and what it has to reach
 profile.py           a flame graph, and the microseconds of each stage
 peers.py             other model servers, where they are installed
 scale.py             other tables: how cost grows with size
+isolation.py         another table: what others do to one tenant's p99; turns.py and paced.py ask
 estimators.py        another table: which runner each of scikit-learn's estimators gets
 ===================  ================================================================================
 """
@@ -25,9 +26,9 @@ import time
 from itertools import chain
 from pathlib import Path
 
-from tests.bench import estimators
+from tests.bench import estimators, isolation
 from tests.bench.comparisons import comparisons
-from tests.bench.machine import split_cores
+from tests.bench.machine import all_cores, split_cores
 from tests.bench.peers import PEERS, peer_comparison, peers_of
 from tests.bench.profile import profile
 from tests.bench.report import markdown, plot
@@ -45,10 +46,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "what",
         nargs="?",
-        choices=("servers", "scale", "estimators"),
+        choices=("servers", "scale", "isolation", "estimators"),
         default="servers",
         help="servers (default): beside bare ones; scale: how cost grows with processes, rows, keys, tenants and the "
-        "ledger; estimators: which runner each of scikit-learn's gets, and why",
+        "ledger; isolation: what a tenant's flood and a wave of logins do to another tenant's p99; "
+        "estimators: which runner each of scikit-learn's gets, and why",
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each comparison")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each server's turn in a round")
@@ -68,6 +70,8 @@ def main(arguments: list[str]) -> None:
             _estimators(workshop)
         elif options.what == "scale":
             _scale(workshop, options)
+        elif options.what == "isolation":
+            _isolation(workshop, options)
         else:
             (_profile if options.profile else _table)(workshop, options)
     finally:
@@ -112,6 +116,15 @@ def _scale(workshop: Path, options: argparse.Namespace) -> None:
     (OUTPUT / "scale.md").write_text(report)
     sys.stdout.write(f"\n{report}\n")
     _say(f"{time.monotonic() - began_s:.0f} s; report in {OUTPUT / 'scale.md'}")
+
+
+def _isolation(workshop: Path, options: argparse.Namespace) -> None:
+    began_s = time.monotonic()
+    with open_site(workshop, all_cores(), _say, models=isolation.MODELS) as site:
+        report = isolation.markdown(list(isolation.results(site, rounds=options.rounds, seconds=options.seconds)))
+    (OUTPUT / "isolation.md").write_text(report)
+    sys.stdout.write(f"\n{report}\n")
+    _say(f"{time.monotonic() - began_s:.0f} s; report in {OUTPUT / 'isolation.md'}")
 
 
 def _estimators(workshop: Path) -> None:

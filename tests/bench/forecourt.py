@@ -16,7 +16,7 @@ from backend.domain.api_keys import ApiKey, Environment, mint_key
 from backend.domain.clock import SystemClock
 from backend.domain.ids import KeyId, new_id
 from backend.domain.plans import Plan, QuotaMode
-from backend.domain.scopes import Scope
+from backend.domain.scopes import Role, Scope
 from backend.domain.tenants import Tenant
 from backend.settings import Settings
 from tests.bench.load import http_request
@@ -84,27 +84,41 @@ def set_up(shape: Shape, *, tenants: int = 1, keys_each: int = 1) -> list[str]:
     return fill(shape, tenants=tenants, keys_each=keys_each)
 
 
-def fill(shape: Shape, *, tenants: int = 1, keys_each: int = 1) -> list[str]:
+def fill(shape: Shape, *, tenants: int = 1, keys_each: int = 1, plan: Plan = PLAN) -> list[str]:
     """Add tenants with keys to a migrated store; return the keys as callers send them."""
-    return asyncio.run(_fill(shape.settings(), tenants, keys_each))
+    return asyncio.run(_fill(shape.settings(), tenants, keys_each, plan))
 
 
-async def _fill(settings: Settings, tenants: int, keys_each: int) -> list[str]:
+def add_person(shape: Shape, email: str, password: str) -> None:
+    """Add somebody who signs in, with a tenant."""
+    asyncio.run(_add_person(shape.settings(), email, password))
+
+
+async def _add_person(settings: Settings, email: str, password: str) -> None:
+    async with AsyncExitStack() as stack:
+        shared = await open_shared(settings, stack, SystemClock())
+        tenant = await _tenant(shared, PLAN)
+        async with tenant_service(shared) as (service, _):
+            user = await service.add_user(email=email, password=password)
+            await service.seat(tenant.id, user.id, Role.OWNER)
+
+
+async def _fill(settings: Settings, tenants: int, keys_each: int, plan: Plan) -> list[str]:
     secrets: list[str] = []
     async with AsyncExitStack() as stack:
         shared = await open_shared(settings, stack, SystemClock())
         for first in range(0, tenants, 100):
-            made = [await _tenant(shared) for _ in range(min(100, tenants - first))]
+            made = [await _tenant(shared, plan) for _ in range(min(100, tenants - first))]
             for tenant in made:
                 async with shared.database.unit_of_work() as unit:
                     secrets += await _keys(settings, unit, tenant, keys_each)
     return secrets
 
 
-async def _tenant(shared: Shared) -> Tenant:
+async def _tenant(shared: Shared, plan: Plan) -> Tenant:
     async with tenant_service(shared) as (service, unit):
-        await unit.plans.add(PLAN)
-        return await service.create(slug=new_id("bench").lower().replace("_", "-"), name="bench", plan=PLAN.name)
+        await unit.plans.add(plan)
+        return await service.create(slug=new_id("bench").lower().replace("_", "-"), name="bench", plan=plan.name)
 
 
 async def _keys(settings: Settings, unit: SqlUnitOfWork, tenant: Tenant, count: int) -> list[str]:

@@ -81,11 +81,11 @@ class LoadGenerator:
         return Measured(**found)
 
 
-def http_request(port: int, path: str, body: bytes, **headers: str) -> bytes:
+def http_request(port: int, path: str, body: bytes, *, content_type: str = "application/json", **headers: str) -> bytes:
     """Return a whole POST request."""
     named = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: {content_type}\r\n"
         f"{named}Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

@@ -30,14 +30,19 @@ class Cores:
         return f"server on core {min(self.server)}, stores and load generator on {names}"
 
 
+def all_cores() -> Cores:
+    """Give everybody all the cores that this process may use."""
+    pinnable = hasattr(os, "sched_setaffinity")
+    usable = frozenset(os.sched_getaffinity(0) if pinnable else range(os.cpu_count() or 1))
+    return Cores(server=usable, others=usable)
+
+
 def split_cores() -> Cores:
     """Share out the cores that this process may use; where there is no choice, everybody has all of them."""
-    if not hasattr(os, "sched_setaffinity"):
-        everything = frozenset(range(os.cpu_count() or 1))
-        return Cores(server=everything, others=everything)
-    usable = sorted(os.sched_getaffinity(0))
-    if len(usable) == 1:
-        return Cores(server=frozenset(usable), others=frozenset(usable))
+    everything = all_cores()
+    usable = sorted(everything.server)
+    if not hasattr(os, "sched_setaffinity") or len(usable) == 1:
+        return everything
     return Cores(server=frozenset(usable[:1]), others=frozenset(usable[1:]))
 
 

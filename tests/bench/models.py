@@ -9,7 +9,7 @@ F   the same forest as B, where no accelerator may take scikit-learn's place
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,11 +114,11 @@ class ModelFolder:
     def trained(self, name: str) -> Trained:
         return self._trained[name]
 
-    def train(self, say: Callable[[str], None]) -> None:
-        """Train and register everything; registration chooses each model's runner by measuring."""
+    def train(self, say: Callable[[str], None], names: Collection[str] = TRAINED) -> None:
+        """Train and register models; registration chooses each model's runner by measuring."""
         self._files.mkdir(parents=True)
-        for name, train in TRAINED.items():
-            trained = self._trained[name] = train()
+        for name in names:
+            trained = self._trained[name] = TRAINED[name]()
             joblib.dump(trained.pipeline, self.joblib(name))
             sample = self._files / f"{name}.csv"
             trained.frame.head(SAMPLE_ROWS).to_csv(sample, index=False)

@@ -2,7 +2,7 @@
 
 import json
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 from tests.bench.forecourt import Shape, forecourt, predictions, set_up
 from tests.bench.load import MARK, LoadGenerator, http_request
 from tests.bench.machine import Cores, pin
-from tests.bench.models import ROWS, ModelFolder
+from tests.bench.models import ROWS, TRAINED, ModelFolder
 from tests.bench.processes import Served, free_port, python, serving
 from tests.bench.table import Contender
 from tests.servers import private_postgres_server, private_redis_server
@@ -95,10 +95,10 @@ class Ours:
 
 
 @contextmanager
-def open_site(folder: Path, cores: Cores, say: Say) -> Iterator[Site]:
+def open_site(folder: Path, cores: Cores, say: Say, *, models: Collection[str] = TRAINED) -> Iterator[Site]:
     """Train the models, and start a Redis and a PostgreSQL that really writes what it commits."""
-    models = ModelFolder(folder / "models")
-    models.train(say)
+    trained = ModelFolder(folder / "models")
+    trained.train(say, models)
     with ExitStack() as stack:
         redis = stack.enter_context(private_redis_server())
         postgres = stack.enter_context(private_postgres_server(durable=True))
@@ -109,7 +109,7 @@ def open_site(folder: Path, cores: Cores, say: Say) -> Iterator[Site]:
             folder=folder,
             cores=cores,
             generator=LoadGenerator(folder.parent, cores),
-            models=models,
+            models=trained,
             store_pids=pids,
             database_url=postgres.url.replace("postgresql://", "postgresql+psycopg://", 1),
             redis_url=redis.url,

@@ -3,46 +3,15 @@
 import asyncio
 import re
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.bench.load import HERE, MARK, LoadGenerator, Measured, http_request
 from tests.bench.machine import split_cores
+from tests.integration.bench.answerer import answering
 
 REQUESTS = [http_request(1, "/predict", f'{{"row": [5.1{MARK}, {place}.2{MARK}]}}'.encode()) for place in range(3)]
-
-
-class Answerer:
-    """A server that answers everything, and keeps what it was asked."""
-
-    def __init__(self, status: str) -> None:
-        self._status = status
-        self.bodies: list[bytes] = []
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                found = re.search(rb"Content-Length: (\d+)", head)
-                assert found
-                self.bodies.append(await reader.readexactly(int(found[1])))
-                # In two pieces, as a network may cut it.
-                writer.write(f"HTTP/1.1 {self._status}\r\ncontent-length: 4\r\n\r\nth".encode())
-                await writer.drain()
-                writer.write(b"is")
-        except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-
-
-@asynccontextmanager
-async def answering(status: str) -> AsyncIterator[tuple[Answerer, int]]:
-    answerer = Answerer(status)
-    server = await asyncio.start_server(answerer.serve, "127.0.0.1", 0)
-    async with server:
-        yield answerer, server.sockets[0].getsockname()[1]
 
 
 @pytest.fixture(params=["compiled", "in-python"])
