@@ -19,6 +19,7 @@ from backend.domain.health import HealthStatus
 from backend.domain.usage import UsageEvent
 from tests.contracts.ledgers import Books, an_event, columns_of, insert, new_tenant, opened_books
 from tests.databases import connected, postgres_cut_off, writers_held_off
+from tests.fakes import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -64,6 +65,22 @@ async def test_concurrent_appends_share_few_commits(books: Books, ledger: GroupC
     rows = books.rows(tenant)
     assert sorted(row["event_id"] for row in rows) == sorted(event.id for event in events)
     assert books.commits(rows) <= 3
+
+
+@postgres_only
+async def test_a_writer_takes_over_the_connections_that_another_one_leaves(
+    database_url: str, clock: FakeClock, metrics: PrometheusMetrics
+) -> None:
+    """What the first has prepared on them is not in the second one's way."""
+    tenant = new_tenant()
+    # Two commits at once, on a connection each.
+    crowd = 2 * WORTH_A_COMMIT
+    async with opened_books(database_url) as books:
+        for _ in range(2):
+            async with books.writer(clock=clock, metrics=metrics) as ledger:
+                assert await outcomes(ledger, [an_event(tenant) for _ in range(crowd)]) == [None] * crowd
+        assert len(books.ids(tenant)) == 2 * crowd
+    assert metrics.registry.get_sample_value("forecourt_ledger_failures_total") == 0
 
 
 async def test_what_arrives_during_a_commit_goes_into_the_next_one(books: Books, ledger: GroupCommitLedger) -> None:

@@ -6,6 +6,7 @@ engine's, so they act in the application's role and with its bounds. Each run is
 """
 
 from dataclasses import dataclass
+from itertools import count
 from typing import cast
 
 from psycopg import errors, generators
@@ -15,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from backend.adapters.db.bounded_connection import BoundedConnection
 
-_NAME = b"forecourt"
+_numbers = count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ class PreparedStatement:
     def __init__(self, engine: AsyncEngine, statement: str) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._statement = statement.encode()
+        # Its own: a connection that was given back still holds what another one prepared.
+        self._name = b"forecourt_%d" % next(_numbers)
         self._idle: list[_Line] = []
 
     async def run(self, value: bytes) -> int:
@@ -74,7 +77,7 @@ class PreparedStatement:
         """
         line = await self._taken()
         try:
-            result = await line.ask(_NAME, [value])
+            result = await line.ask(self._name, [value])
         except BaseException:
             await self._give_back(line)
             raise
@@ -96,7 +99,7 @@ class PreparedStatement:
         raw = await connection.get_raw_connection()
         line = _Line(connection, cast("BoundedConnection", raw.driver_connection))
         try:
-            await line.prepare(_NAME, self._statement)
+            await line.prepare(self._name, self._statement)
         except BaseException:
             await line.hang_up()
             raise
