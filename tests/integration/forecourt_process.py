@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 from tests.databases import sqlite_url
 from tests.server_process import LEASH
+from tests.warm_process import WarmProcess, cold_process, run_warm
 
 T = TypeVar("T")
 
@@ -31,22 +31,9 @@ def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
     return kept | {f"FORECOURT_{name}": value for name, value in (changes or {}).items()}
 
 
-def command(*arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-m", "backend.cli", *arguments)
-
-
 def forecourt(*arguments: str, settings: Mapping[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
     """Run a command that ends by itself."""
-    return subprocess.run(
-        command(*arguments),
-        cwd=PROJECT,
-        env=environment(settings),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=END_WITHIN_S,
-        check=False,
-    )
+    return run_warm("backend.cli", *arguments, env=environment(settings), within_s=END_WITHIN_S)
 
 
 class ServerProcess:
@@ -57,20 +44,29 @@ class ServerProcess:
         options: of the command line.
         settings: environment variables without their prefix.
         temp: the folder for temporary files.
+        output: the folder for what it prints.
+        is_cold: whether it imports everything itself, see ``tests.warm_process``.
     """
 
-    def __init__(self, folder: Path, *options: str, settings: Mapping[str, str], temp: Path, output: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *options: str,
+        settings: Mapping[str, str],
+        temp: Path,
+        output: Path,
+        is_cold: bool = False,
+    ) -> None:
         self.folder = folder
         self._outputs = output / "stdout", output / "stderr"
         with self._outputs[0].open("wb") as stdout, self._outputs[1].open("wb") as stderr:
-            self._process = subprocess.Popen(
-                command("demo", "--folder", str(folder), "--port", "0", *options),
-                cwd=PROJECT,
+            start = cold_process if is_cold else WarmProcess
+            self._process = start(
+                "backend.cli",
+                *("demo", "--folder", str(folder), "--port", "0", *options),
                 env=environment(settings) | {"TMPDIR": str(temp)},
-                stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
-                start_new_session=True,
             )
         self._leash = subprocess.Popen(
             ("sh", "-c", LEASH, "leash", str(self._process.pid), str(temp)),
@@ -185,11 +181,18 @@ class Site:
     def database_url(self) -> str:
         return self.settings.get("DATABASE_URL") or sqlite_url(self.folder)
 
-    def start(self, *options: str, **settings: str) -> ServerProcess:
+    def start(self, *options: str, is_cold: bool = False, **settings: str) -> ServerProcess:
         """Start a server; whoever needs it to serve asks it for its address."""
         output = self.root / f"output-{len(self._servers)}"
         output.mkdir()
-        server = ServerProcess(self.folder, *options, settings=self.settings | settings, temp=self.temp, output=output)
+        server = ServerProcess(
+            self.folder,
+            *options,
+            settings=self.settings | settings,
+            temp=self.temp,
+            output=output,
+            is_cold=is_cold,
+        )
         self._servers.append(server)
         return server
 

@@ -40,8 +40,8 @@ def fresh_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def first(fresh_site: Site) -> ServerProcess:
-    """The first server there; it serves."""
-    server = fresh_site.start()
+    """The first server there; it serves. Started as anybody starts it: the others of these tests are warm."""
+    server = fresh_site.start(is_cold=True)
     assert server.base_url
     return server
 

@@ -1,21 +1,21 @@
 """LEDGER.md R15: a close that is killed between any two of its steps is finished by the next, with the same totals."""
 
 import asyncio
+import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from backend.adapters.db.migrations import PROJECT, upgrade
+from backend.adapters.db.migrations import upgrade
 from backend.domain.audit import AuditFilter
 from backend.domain.billing_periods import PeriodState
 from tests.contracts.closing import OVER, PERIOD, a_closer, a_listener, a_subscriber, close, kept, state, told
 from tests.contracts.ledgers import an_event, append_all, new_tenant, opened_books
 from tests.databases import postgres_database, sqlite_url
 from tests.fakes import FakeClock
+from tests.warm_process import run_warm
 
 pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
@@ -36,12 +36,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 
 def closed_until_killed(url: str, step: int) -> int:
     """Close in a process that dies at a step; return its exit code, 0 once there are no more steps to die at."""
-    return subprocess.run(
-        (sys.executable, "-m", "tests.integration.dying_close", url, PERIOD, OVER.isoformat(), str(step)),
-        cwd=PROJECT,
-        timeout=WITHIN_S,
-        check=False,
-    ).returncode
+    arguments = (url, PERIOD, OVER.isoformat(), str(step))
+    return run_warm("tests.integration.dying_close", *arguments, env=os.environ, within_s=WITHIN_S).returncode
 
 
 async def test_r15_a_close_killed_between_any_two_steps_is_finished_with_the_same_totals(url: str) -> None:

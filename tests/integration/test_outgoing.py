@@ -2,8 +2,8 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from tests.api.conftest import SECRETS, World, embedded_settings, running
 from tests.billing_receiver import BillingReceiver, billing_receiver
 from tests.contracts.ledgers import an_event
 from tests.http_server import HttpServer, http_server
-from tests.integration.forecourt_process import END_WITHIN_S, PROJECT, command, environment
+from tests.integration.forecourt_process import END_WITHIN_S, environment, forecourt
+from tests.warm_process import WarmProcess
 
 pytestmark = [pytest.mark.anyio, pytest.mark.process]
 
@@ -40,21 +41,16 @@ def settings_of(world: World, folder: Path, receiver: BillingReceiver) -> dict[s
     }
 
 
-@asynccontextmanager
-async def worker(settings: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        *command("worker"),
-        cwd=PROJECT,
-        env=environment(settings),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
+@contextmanager
+def worker(settings: dict[str, str], output: Path) -> Iterator[WarmProcess]:
+    """A worker that goes on; what it says is written to a file."""
+    with output.open("wb") as said:
+        process = WarmProcess("backend.cli", "worker", env=environment(settings), stdout=said, stderr=said)
     try:
         yield process
     finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+        process.send_signal(signal.SIGKILL)
+        process.wait(END_WITHIN_S)
 
 
 async def test_the_worker_tells_whoever_is_to_be_told(tmp_path: Path) -> None:
@@ -66,18 +62,20 @@ async def test_the_worker_tells_whoever_is_to_be_told(tmp_path: Path) -> None:
         tenant = await world.tenant("free")
         await subscribe(world, tenant, hook)
         await use(world, tenant.id, tenant.live.id, 600)
-        async with worker(settings_of(world, tmp_path, biller)) as process:
+        said = tmp_path / "output"
+        with worker(settings_of(world, tmp_path, biller), said) as process:
             await until(lambda: bool(hook.received))
             await until(lambda: bool(biller.kept))
             process.send_signal(signal.SIGTERM)
-            output, _ = await asyncio.wait_for(process.communicate(), END_WITHIN_S)
-        assert process.returncode == 0, output.decode()
+            code = await asyncio.to_thread(process.wait, END_WITHIN_S)
+        output = said.read_text()
+        assert code == 0, output
         assert b"usage.threshold_reached" in hook.received[0].body
         assert [(each.customer, each.value) for each in biller.kept.values()] == [("cus_1", 600)]
         letters = [path.read_text() for path in (tmp_path / "mail").glob("*.eml")]
         assert any(tenant.owner_email in letter and "50" in letter for letter in letters)
         for secret in (*SECRETS.values(), "sk_test_receiver", hook.received[0].headers["webhook-signature"]):
-            assert str(secret) not in output.decode()
+            assert str(secret) not in output
 
 
 async def test_usage_is_pushed_once_by_hand(tmp_path: Path) -> None:
@@ -100,16 +98,9 @@ async def test_usage_is_pushed_once_by_hand(tmp_path: Path) -> None:
         assert "FORECOURT_BILLER_KIND" in said
 
 
-async def by_hand(settings: dict[str, str]) -> tuple[int | None, str]:
-    process = await asyncio.create_subprocess_exec(
-        *command("usage", "push", "--once"),
-        cwd=PROJECT,
-        env=environment(settings),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await asyncio.wait_for(process.communicate(), END_WITHIN_S)
-    return process.returncode, output.decode().strip().splitlines()[-1]
+async def by_hand(settings: dict[str, str]) -> tuple[int, str]:
+    ended = await asyncio.to_thread(forecourt, "usage", "push", "--once", settings=settings)
+    return ended.returncode, (ended.stderr + ended.stdout).strip().splitlines()[-1]
 
 
 async def subscribe(world: World, tenant: Any, hook: HttpServer) -> None:
