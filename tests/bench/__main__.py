@@ -28,7 +28,7 @@ from pathlib import Path
 
 from tests.bench import estimators, isolation
 from tests.bench.comparisons import comparisons
-from tests.bench.machine import all_cores, split_cores
+from tests.bench.machine import Witness, all_cores, split_cores
 from tests.bench.peers import PEERS, peer_comparison, peers_of
 from tests.bench.profile import profile
 from tests.bench.report import markdown, plot
@@ -121,7 +121,9 @@ def _scale(workshop: Path, options: argparse.Namespace) -> None:
 def _isolation(workshop: Path, options: argparse.Namespace) -> None:
     began_s = time.monotonic()
     with open_site(workshop, all_cores(), _say, models=isolation.MODELS) as site:
-        report = isolation.markdown(list(isolation.results(site, rounds=options.rounds, seconds=options.seconds)))
+        witness = Witness()
+        results = list(isolation.results(site, rounds=options.rounds, seconds=options.seconds))
+        report = isolation.markdown(results, strangers=witness.strangers_share())
     (OUTPUT / "isolation.md").write_text(report)
     sys.stdout.write(f"\n{report}\n")
     _say(f"{time.monotonic() - began_s:.0f} s; report in {OUTPUT / 'isolation.md'}")

@@ -54,6 +54,9 @@ READING = (
     f"{VICTIM_PER_S} a second."
 )
 
+QUIET_MACHINE = 0.1
+DISTRUSTED = ": it moves p99 more than the bounds allow, and only a run on a quiet machine tells"
+
 
 class Kind(StrEnum):
     """Where the disturbance goes in a turn."""
@@ -225,11 +228,15 @@ def _party(site: Site, stack: ExitStack, shape: Shape, numbers: Iterator[int]) -
     return Party(served=served, victim_key=victim_key, limited_key=limited_key, rows=rows, numbers=numbers)
 
 
-def markdown(results: Sequence[Result]) -> str:
-    """Return the report: what was reached, how to read it, and the figures of each kind of turn."""
+def markdown(results: Sequence[Result], *, strangers: float) -> str:
+    """Return the report; ``strangers`` is the share of the cores that the rest of the machine took meanwhile."""
     goals = markdown_table(GOALS, map(_goal, results))
     figures = markdown_table(FIGURES, chain.from_iterable(map(_figures, results)))
-    return "\n".join(["# What others do to one tenant's p99", "", *goals, "", READING, "", *figures, ""])
+    distrusted = DISTRUSTED if strangers > QUIET_MACHINE else ""
+    reading = (
+        f"{READING} Work that is none of this benchmark's took {strangers:.0%} of all cores meanwhile{distrusted}."
+    )
+    return "\n".join(["# What others do to one tenant's p99", "", *goals, "", reading, "", *figures, ""])
 
 
 def _goal(result: Result) -> tuple[str, ...]:

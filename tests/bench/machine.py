@@ -1,6 +1,7 @@
 """The machine: which core is whose, and what processes use."""
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +78,31 @@ def cpu_s(pid: int) -> float:
             continue
         ticks += sum(int(number) for number in numbers[11:15])
     return ticks / _TICKS_PER_S
+
+
+class Witness:
+    """Sees how much of the machine was used by what this process has not started."""
+
+    def __init__(self) -> None:
+        self._since_s, self._all_s, self._own_s = time.monotonic(), _busy_s(), cpu_s(os.getpid())
+
+    def strangers_share(self) -> float:
+        """Return their share of all cores since this was made, from 0 to 1; 0 where unknown."""
+        all_s, own_s = _busy_s() - self._all_s, cpu_s(os.getpid()) - self._own_s
+        return strangers_share(all_s, own_s, seconds=time.monotonic() - self._since_s, cores=os.cpu_count() or 1)
+
+
+def strangers_share(all_s: float, own_s: float, *, seconds: float, cores: int) -> float:
+    """Return what of so many cores was used by others, by the CPU seconds of everybody and one's own."""
+    return min(1.0, max(0.0, (all_s - own_s) / (seconds * cores)))
+
+
+def _busy_s() -> float:
+    try:
+        user, nice, system, _, _, interrupts, softly, stolen, *_ = Path("/proc/stat").read_text().split()[1:]
+    except (OSError, ValueError):
+        return 0.0
+    return sum(map(int, (user, nice, system, interrupts, softly, stolen))) / _TICKS_PER_S
 
 
 def memory_mb(pid: int) -> float:

@@ -6,6 +6,7 @@ import pytest
 
 from tests.bench.isolation import FLOOD, SIGN_IN, Kind, Result, markdown
 from tests.bench.load import http_request
+from tests.bench.machine import strangers_share
 from tests.bench.turns import Ask, Asked, ask_together
 from tests.integration.bench.answerer import answering
 
@@ -44,9 +45,18 @@ def test_the_report_holds_what_a_shared_server_adds_to_the_bound_of_its_line() -
     others = {Kind.QUIET: [], Kind.HERE: [flood] * 3, Kind.ELSEWHERE: [flood] * 3}
     found = [Result(shape="server", disturbance=each, victims=victims, others=others) for each in (FLOOD, SIGN_IN)]
     assert found[0].ratios(Kind.ELSEWHERE) == pytest.approx([1.5, 1.15, 1.0])
-    lines = markdown(found).splitlines()
+    report = markdown(found, strangers=0.02)
+    lines = report.splitlines()
     ratios = ("**1.15 (1.00 to 1.50)**", "2.30 (2.00 to 3.00)")
     assert f"| {FLOOD.line}: {FLOOD.name} | server | {ratios[0]} | < 1.25 | yes | {ratios[1]} |" in lines
     assert f"| {SIGN_IN.line}: {SIGN_IN.name} | server | {ratios[0]} | < 1.1 | **no** | {ratios[1]} |" in lines
     assert "| L8 | server | to the same server | 1.00 | 4.60 | 4.00 to 6.00 | 200: 60, 429: 540 |" in lines
     assert "| L8 | server | nowhere | 1.00 | 2.00 | 2.00 to 2.00 |  |" in lines
+    assert "took 2% of all cores meanwhile." in report
+    assert "took 40% of all cores meanwhile: " in markdown(found, strangers=0.4)
+
+
+def test_strangers_are_what_is_not_of_the_benchmark() -> None:
+    assert strangers_share(6.0, 4.0, seconds=10.0, cores=2) == pytest.approx(0.1)
+    # The kernel's two counts are read one after the other.
+    assert strangers_share(3.99, 4.0, seconds=10.0, cores=2) == 0
