@@ -8,7 +8,8 @@ aliases, signatures, repository                     the folder: verified reads, 
 artifacts, trusted_types, fitted, tree_bounds       fitted pipelines as bytes, and what of them is trusted
 values, encoding                                    from a request's rows to typed values, or to what is wrong where
 batch, runners, answers                             from typed values to arrays, to columns of answers, to JSON
-folded, treelite_runner, onnx_runner, runner_kinds  faster runners for some pipelines
+folded, plain_linear, treelite_runner, onnx_runner, faster runners for some pipelines
+runner_kinds
 comparison, timing, probes, gate, rebuilt           whether one answers as scikit-learn, at registration and at load
 calls, lane, batching, lanes                        batch when busy, never wait when idle
 served, shelf, loading, service                     one loaded version, all of a model, all models
