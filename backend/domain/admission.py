@@ -6,6 +6,7 @@ from enum import StrEnum
 from backend.domain.api_keys import Environment
 from backend.domain.ids import TenantId
 from backend.domain.limits import Enforcement, QuotaRule, QuotaState, RateRule, RateState
+from backend.domain.records import record
 
 
 class Verdict(StrEnum):
@@ -51,7 +52,7 @@ class StoredAnswer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class AdmissionRequest:
     """Everything that one request asks of limits, quota, idempotency and cache, in one message.
 
@@ -81,7 +82,7 @@ class AdmissionRequest:
         return self.enforces and any(rule.must_hold for rule in self.quotas)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Standing:
     """Where a credential stands with its limits: what the answer's headers say."""
 
@@ -89,7 +90,7 @@ class Standing:
     quotas: tuple[QuotaState, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class AdmissionDecision:
     """The answer to an :class:`AdmissionRequest`.
 
@@ -107,7 +108,7 @@ class AdmissionDecision:
     overrun: Verdict | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Lease:
     """Rows reserved of one or more quotas, and the idempotency slot held, until settled or released."""
 
@@ -121,7 +122,7 @@ class Lease:
     idempotency: IdempotencyClaim | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Settlement:
     """What to do once the usage event is durable: turn the lease into use, fill the cache, keep the answer."""
 

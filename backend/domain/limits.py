@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from backend.domain.plans import QuotaMode
+from backend.domain.records import record
 
 WINDOW_S = 60
 DAY_S = 86_400
@@ -60,7 +61,7 @@ class RateLevel(NamedTuple):
 NOTHING_OWED = RateLevel(0.0, 0.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class RateState:
     """What is left of one rate limit: ``remaining`` rows, whole again in ``reset_s`` seconds (rounded up)."""
 
@@ -124,14 +125,11 @@ def _wait_s(rule: RateRule, owed: float, cost: int) -> float:
 
 
 def _state(rule: RateRule, owed: float) -> RateState:
-    remaining = math.floor(rule.per_window - owed + ROW_TOLERANCE / 2)
+    rows = rule.per_window
+    remaining = math.floor(rows - owed + ROW_TOLERANCE / 2)
     # A limit of nothing is as whole as it will ever be.
-    rows_s = rule.window_s / rule.per_window if rule.per_window else 0.0
-    return RateState(
-        rule=rule,
-        remaining=max(0, remaining),
-        reset_s=max(0, math.ceil((owed - ROW_TOLERANCE / 4) * rows_s)),
-    )
+    reset_s = math.ceil((owed - ROW_TOLERANCE / 4) * (rule.window_s / rows)) if rows else 0
+    return RateState(rule=rule, remaining=max(0, remaining), reset_s=max(0, reset_s))
 
 
 def whole_seconds(wait_s: float) -> int:
@@ -154,7 +152,7 @@ class QuotaRule:
         return self.limit is not None and self.mode is QuotaMode.HARD
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class QuotaState:
     """One quota: ``used`` rows are settled, ``reserved`` rows are leased to requests still running."""
 

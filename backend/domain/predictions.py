@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 from backend.domain.admission import IdempotencyClaim, Standing, StoredAnswer
 from backend.domain.models import ModelInfo, OutputOptions
+from backend.domain.records import record
 from backend.domain.usage import UsageEvent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class PredictCommand:
     """One request, freed of its protocol. ``render`` turns an answer into what a replay has to repeat."""
 
@@ -23,7 +24,7 @@ class PredictCommand:
     deadline_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class PredictionAnswer:
     """One answered request; each of ``predictions`` is a JSON object, in the order of the rows."""
 

@@ -6,7 +6,6 @@ them as JSON and compares one runner with another.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
@@ -25,6 +24,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.tree import DecisionTreeClassifier, ExtraTreeClassifier
 
 from backend.domain.models import OutputOptions, Task
+from backend.domain.records import record
 from backend.model_service.batch import BatchBuilder
 from backend.model_service.errors import ModelRefused, WrongAnswer
 from backend.model_service.manifest import Row
@@ -58,7 +58,7 @@ _LABEL_IS_HIGHEST_SCORE: Final = frozenset(
 _CLEARLY_APART: Final = 1e-9
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True, kw_only=True)
 class Columns:
     """What a model says of n rows.
 

@@ -8,7 +8,6 @@ of the spill, so whatever a period that is closed asks of a late event belongs h
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,6 +30,7 @@ from backend.adapters.usage_spill import Stored
 from backend.domain.clock import Clock, SystemClock
 from backend.domain.errors import MeteringUnavailable
 from backend.domain.limits import period_of
+from backend.domain.records import record
 from backend.domain.usage import UsageEvent
 from backend.services.ports import Metrics
 
@@ -52,7 +52,7 @@ _UNFIT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Entry:
     event: UsageEvent
     fingerprint: bytes

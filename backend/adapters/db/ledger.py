@@ -16,7 +16,6 @@ same. Once the database has failed, batches go straight to the spill until a pro
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from backend.adapters.breaker import BreakerState
 from backend.adapters.db.event_store import SqlEventStore
@@ -27,6 +26,7 @@ from backend.domain.clock import Clock
 from backend.domain.errors import MeteringUnavailable
 from backend.domain.health import HealthStatus, ResourceHealth
 from backend.domain.ids import TenantId
+from backend.domain.records import record
 from backend.domain.usage import UsageEvent
 from backend.services.ports import Metrics
 
@@ -41,7 +41,7 @@ WORTH_A_COMMIT = 8
 """Events for which a second commit begins before the first has ended."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Pending:
     event: UsageEvent
     written: asyncio.Future[None]
