@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 
 from backend.domain.errors import ModelNotFound
 
@@ -56,10 +57,16 @@ class ModelRef:
         Raises:
             ModelNotFound: the text cannot be the name of a model.
         """
-        match = _REFERENCE.fullmatch(text)
-        if match is None:
-            raise ModelNotFound
-        return cls(match[1], match[2])
+        return _reference(text)
+
+
+@lru_cache(maxsize=1024)
+def _reference(text: str) -> ModelRef:
+    # The same few for request after request; what names nothing is not kept.
+    match = _REFERENCE.fullmatch(text)
+    if match is None:
+        raise ModelNotFound
+    return ModelRef(match[1], match[2])
 
 
 def is_model_reference(text: str) -> bool:

@@ -97,7 +97,7 @@ class KeyAuthenticator:
         digest = sha256(credential.encode()).digest()
         if not fresh:
             known = self._recent.get(digest)
-            if known is not None and known.caller.address == address and await self._still_holds(known):
+            if known is not None and known.caller.address == address and self._still_holds(known):
                 return known.caller
         verified = await self.authenticate(credential, address, fresh=fresh)
         grant, generation = verified.grant, verified.generation
@@ -108,10 +108,10 @@ class KeyAuthenticator:
             self._recent[digest] = _Recent(grant, caller)
         return caller
 
-    async def _still_holds(self, known: "_Recent") -> bool:
+    def _still_holds(self, known: "_Recent") -> bool:
         """Whether the key is the copy that the secret verified against, and may be used now; notes its use then."""
         key = known.grant.key
-        if not self._keys.holds(key.lookup_id) or await self._keys.find(key.lookup_id) is not known.grant:
+        if self._keys.cached(key.lookup_id) is not known.grant:
             return False
         try:
             known.grant.require_usable(self._clock.now(), known.caller.address)

@@ -61,6 +61,8 @@ def refuse(decision: AdmissionDecision) -> None:
     Raises:
         RateLimited, QuotaExceeded, IdempotencyKeyReused, IdempotencyInProgress: as it says.
     """
+    if decision.verdict is Verdict.ADMITTED:
+        return
     match decision.verdict:
         case Verdict.RATE_LIMITED:
             raise RateLimited(retry_after_s=decision.retry_after_s, standing=decision.standing)

@@ -5,9 +5,7 @@ early, ask admission once, run only the rows that nobody asked before, make the 
 """
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
 
 from backend.domain.admission import (
     AdmissionDecision,
@@ -34,8 +32,7 @@ from backend.domain.usage import UsageEvent, decide_billing
 from backend.services.cache_keys import cache_key, cache_key_prefix
 from backend.services.outcomes import OutcomeMeter, held, refuse
 from backend.services.ports import Admission, EncodedRows, KeyDirectory, Ledger, Metrics, ModelCatalog, ServedModel
-
-log = logging.getLogger(__name__)
+from backend.services.settling import Settler
 
 
 class PredictionService:
@@ -62,7 +59,7 @@ class PredictionService:
             for reason in (Verdict.RATE_LIMITED, Verdict.QUOTA_EXCEEDED)
         }
         self._outcomes = OutcomeMeter(metrics)
-        self._unfinished: set[asyncio.Task[None]] = set()
+        self._settler = Settler(admission)
 
     async def predict(self, caller: PredictCaller, command: PredictCommand) -> PredictionAnswer | ReplayedAnswer:
         """Answer one request.
@@ -79,20 +76,22 @@ class PredictionService:
         return answer
 
     async def _answer(self, caller: PredictCaller, command: PredictCommand) -> PredictionAnswer | ReplayedAnswer:
-        caller = await self._permitted(caller, lambda asking: asking.require(Scope.PREDICT))
+        if Scope.PREDICT not in caller.scopes:
+            caller = await self._permitted(caller, lambda asking: asking.require(Scope.PREDICT))
         model = self._catalog.resolve(ModelRef.parse(command.model), f"{caller.tenant_id}:{caller.credential_id}")
-        caller = await self._permitted(caller, lambda asking: _require_call(asking, model.info, command.model))
+        if caller.models is not None:
+            caller = await self._permitted(caller, lambda asking: _require_call(asking, model.info, command.model))
         rows = model.encode(command.inputs)
         cache_keys = self._cache_keys(caller, model, rows, command)
         caller, decision = await self._admit(caller, command, model, rows.count, cache_keys)
         if decision.replay is not None:
             return ReplayedAnswer(answer=decision.replay, standing=decision.standing)
         lease = held(decision)
+        cached = decision.cached or (None,) * rows.count
         try:
-            cached = decision.cached or (None,) * rows.count
             predictions = await self._complete(caller, command, model, rows, cached)
         except BaseException:
-            await self._release(lease)
+            await self._settler.release(lease)
             raise
         answer = PredictionAnswer(
             event=self._event(caller, command, model.info, lease, cached),
@@ -107,8 +106,7 @@ class PredictionService:
 
     async def settled(self) -> None:
         """Wait until everything that was answered is settled."""
-        if self._unfinished:
-            await asyncio.gather(*self._unfinished, return_exceptions=True)
+        await self._settler.settled()
 
     def _cache_keys(
         self, caller: PredictCaller, model: ServedModel, rows: EncodedRows, command: PredictCommand
@@ -185,13 +183,16 @@ class PredictionService:
     ) -> list[bytes]:
         """Run the rows that the cache did not hold, within the caller's deadline."""
         missing = [index for index, row in enumerate(cached) if row is None]
-        if len(missing) < len(cached):
-            model.count_cached(len(cached) - len(missing))
+        hits = len(cached) - len(missing)
+        if hits:
+            model.count_cached(hits)
         if not missing:
             return [row for row in cached if row is not None]
         deadline_s = command.deadline_s
         running = model.run(rows, missing, command.options, share=caller.tenant_id, deadline_s=deadline_s)
         computed = await (running if deadline_s is None else _within(deadline_s, running))
+        if not hits:
+            return computed
         fresh = iter(computed)
         return [next(fresh) if row is None else row for row in cached]
 
@@ -208,7 +209,6 @@ class PredictionService:
         billable_units, reason = decide_billing(
             environment=caller.environment, units=units, cached_units=cached_units, plan=caller.plan
         )
-        occurred_at = self._clock.now()
         return UsageEvent(
             id=lease.id,
             tenant_id=caller.tenant_id,
@@ -223,7 +223,7 @@ class PredictionService:
             plan_id=caller.plan.id,
             plan_version=caller.plan.version,
             request_id=command.request_id,
-            occurred_at=occurred_at,
+            occurred_at=self._clock.now(),
             # The month whose quota paid for it, should midnight have passed meanwhile.
             period=lease.period,
         )
@@ -233,36 +233,17 @@ class PredictionService:
         try:
             await self._ledger.append(event.tenant_id, event)
         except MeteringUnavailable:
-            await self._release(settlement.lease)
+            await self._settler.release(settlement.lease)
             raise
         except asyncio.CancelledError:
             # The caller left while the event was being written. It will be written, so the lease is used.
-            self._in_background(self._settle(settlement))
+            self._settler.settle_soon(settlement)
             raise
         if settlement.answer is None:
-            self._in_background(self._settle(settlement))
+            self._settler.settle_soon(settlement)
         else:
             # A retry may arrive right after this answer: it must find it.
-            await self._settle(settlement)
-
-    async def _settle(self, settlement: Settlement) -> None:
-        """Settle, if admission can be reached. The usage is durable: what is lost is a counter, rebuilt from it."""
-        try:
-            await self._admission.settle(settlement.lease.tenant_id, settlement)
-        except EnforcementUnavailable:
-            log.warning("lease not settled", extra={"event_id": settlement.lease.id})
-
-    async def _release(self, lease: Lease) -> None:
-        """Give a lease back, if admission can be reached; it expires by itself. The caller gets the first error."""
-        try:
-            await self._admission.release(lease.tenant_id, lease)
-        except EnforcementUnavailable:
-            log.warning("lease not released", extra={"event_id": lease.id})
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._unfinished.add(task)
-        task.add_done_callback(self._unfinished.discard)
+            await self._settler.settle(settlement)
 
 
 async def _within(deadline_s: float, running: Awaitable[list[bytes]]) -> list[bytes]:

@@ -585,6 +585,9 @@ class CountingDirectory:
     def holds(self, lookup_id: str) -> bool:
         return False
 
+    def cached(self, lookup_id: str) -> KeyGrant | None:
+        return None
+
     async def find(self, lookup_id: str) -> KeyGrant | None:
         self.questions += 1
         return None

@@ -26,6 +26,10 @@ class SqlKeyDirectory:
         """Nothing is at hand: each look goes to the store."""
         return False
 
+    def cached(self, lookup_id: str) -> KeyGrant | None:  # noqa: ARG002
+        """Nothing is."""
+        return None
+
     async def find(self, lookup_id: str) -> KeyGrant | None:
         """Return the key of that id as the store holds it."""
         return await self.reload(lookup_id)

@@ -74,14 +74,18 @@ class CachedKeyDirectory:
         now_s = self._clock.now_s()
         return self._known.get(lookup_id, now_s) is not None or self._stale.get(lookup_id, now_s) is not None
 
-    async def find(self, lookup_id: str) -> KeyGrant | None:
-        """Return the key of that id, possibly as cached; ``None`` when there is none."""
+    def cached(self, lookup_id: str) -> KeyGrant | None:
+        """Return the key where it is in memory and need not be read again."""
         if self._signal.position() != self._position:
             self._begin_anew()
-        now_s = self._clock.now_s()
-        grant = self._known.get(lookup_id, now_s)
+        return self._known.get(lookup_id, self._clock.now_s())
+
+    async def find(self, lookup_id: str) -> KeyGrant | None:
+        """Return the key of that id, possibly as cached; ``None`` when there is none."""
+        grant = self.cached(lookup_id)
         if grant is not None:
             return grant
+        now_s = self._clock.now_s()
         if self._unknown.get(lookup_id, now_s):
             return None
         try:

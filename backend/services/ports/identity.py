@@ -18,6 +18,10 @@ class KeyDirectory(Protocol):
         """Whether the key is at hand, known to exist; no I/O."""
         ...
 
+    def cached(self, lookup_id: str) -> KeyGrant | None:
+        """Return the very copy that :meth:`find` would, where it need not ask the store; else ``None``. No I/O."""
+        ...
+
     async def find(self, lookup_id: str) -> KeyGrant | None:
         """Return the key of that id, possibly as cached; ``None`` when there is none."""
         ...

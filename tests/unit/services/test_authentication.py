@@ -33,8 +33,11 @@ class Desk:
     def holds(self, lookup_id: str) -> bool:
         return lookup_id == self.grant.key.lookup_id
 
-    async def find(self, lookup_id: str) -> KeyGrant | None:
+    def cached(self, lookup_id: str) -> KeyGrant | None:
         return self.grant if self.holds(lookup_id) else None
+
+    async def find(self, lookup_id: str) -> KeyGrant | None:
+        return self.cached(lookup_id)
 
     async def reload(self, lookup_id: str) -> KeyGrant | None:
         return await self.find(lookup_id)
