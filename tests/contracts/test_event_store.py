@@ -106,6 +106,16 @@ async def test_connections_that_the_server_has_ended_are_replaced(books: Books, 
 
 
 @postgres_only
+async def test_a_batch_that_the_socket_does_not_take_at_once_is_written_whole(
+    books: Books, store: SqlEventStore
+) -> None:
+    tenant = new_tenant()
+    events = [an_event(tenant, occurred_at=datetime.now(UTC), request_id="r" * 4_000) for _ in range(1_000)]
+    assert await store.write(events) == [Stored.DURABLE] * len(events)
+    assert len(books.ids(tenant)) == len(events)
+
+
+@postgres_only
 async def test_r3_an_event_of_the_current_month_is_written_once_however_often_it_comes(
     books: Books, store: SqlEventStore
 ) -> None:

@@ -1,0 +1,144 @@
+"""A connection that runs prepared statements, one at a time, and whose socket is watched for as long as it is open.
+
+libpq holds the protocol; here stands only when to read and to write. What arrives while nothing was asked can only be
+the server's farewell, so the connection is known to be over before anybody asks.
+"""
+
+import asyncio
+from typing import cast
+
+from psycopg import Error, OperationalError, errors
+from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from backend.adapters.db.bounded_connection import BoundedConnection
+
+
+class StatementLine:
+    """A connection that was taken out of the engine's pool, and the driver's side of it."""
+
+    def __init__(self, connection: AsyncConnection, driver: BoundedConnection) -> None:
+        self._connection = connection
+        self._driver = driver
+        self._pgconn = driver.pgconn
+        self._loop = asyncio.get_running_loop()
+        self._socket = driver.pgconn.socket
+        self._results: list[PGresult] = []
+        self._answer: asyncio.Future[PGresult] | None = None
+        self._is_watched = True
+        self._loop.add_reader(self._socket, self._read)
+
+    @classmethod
+    async def open(cls, engine: AsyncEngine) -> "StatementLine":
+        """Take a connection out of the engine's pool.
+
+        Raises:
+            sqlalchemy.exc.SQLAlchemyError, OSError, TimeoutError: there is none to be had.
+        """
+        connection = await engine.connect()
+        raw = await connection.get_raw_connection()
+        return cls(connection, cast("BoundedConnection", raw.driver_connection))
+
+    async def ask(self, name: bytes, values: list[bytes]) -> PGresult:
+        """Run what is prepared under a name.
+
+        Raises:
+            psycopg.Error: the server refuses it, or the connection is lost; also when it does not answer in time.
+        """
+        self._pgconn.send_query_prepared(name, values)
+        return await self._answered()
+
+    async def prepare(self, name: bytes, statement: bytes) -> None:
+        """Have the server keep a statement.
+
+        Raises:
+            psycopg.Error: as :meth:`ask`.
+        """
+        self._pgconn.send_prepare(name, statement)
+        await self._answered()
+
+    def is_idle(self) -> bool:
+        """Whether the server takes a further statement, as far as this side knows."""
+        return self._is_watched and self._pgconn.transaction_status == TransactionStatus.IDLE
+
+    async def give_back(self) -> None:
+        """Return the connection to the engine."""
+        self._unwatch()
+        await self._connection.close()
+
+    async def hang_up(self) -> None:
+        """End the connection."""
+        self._unwatch()
+        self._driver.hang_up()
+        await self._connection.invalidate()
+        await self._connection.close()
+
+    async def _answered(self) -> PGresult:
+        self._results = []
+        answer = self._answer = self._loop.create_future()
+        overdue = self._loop.call_later(self._driver.answer_within_s, self._driver.hang_up)
+        try:
+            if self._pgconn.flush():
+                # More than the socket takes at once.
+                self._loop.add_writer(self._socket, self._write)
+            result: PGresult = await answer
+        except asyncio.CancelledError:
+            self._unwatch()
+            self._driver.hang_up()
+            raise
+        finally:
+            overdue.cancel()
+            self._answer = None
+        if result.status != ExecStatus.COMMAND_OK:
+            raise errors.error_from_result(result)
+        return result
+
+    def _write(self) -> None:
+        try:
+            if not self._pgconn.flush():
+                self._loop.remove_writer(self._socket)
+        except Error as error:
+            self._lost(error)
+
+    def _read(self) -> None:
+        answer = self._answer
+        if answer is None:
+            self._unwatch()
+            return
+        try:
+            self._pgconn.consume_input()
+            while not self._pgconn.is_busy():
+                result = self._pgconn.get_result()
+                if result is None:
+                    self._end(answer)
+                    return
+                self._results.append(result)
+        except Error as error:
+            self._lost(error)
+
+    def _lost(self, error: Error) -> None:
+        # At once: libpq has closed the socket, and its number may be another's in a moment.
+        self._unwatch()
+        answer = self._answer
+        if answer is None or answer.done():
+            return
+        if self._results:
+            # The server said why before it hung up.
+            self._end(answer)
+        else:
+            answer.set_exception(error)
+
+    def _end(self, answer: "asyncio.Future[PGresult]") -> None:
+        if answer.done():
+            return
+        if self._results:
+            answer.set_result(self._results[-1])
+        else:
+            answer.set_exception(OperationalError("the server gave no answer"))
+
+    def _unwatch(self) -> None:
+        if self._is_watched:
+            self._is_watched = False
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
