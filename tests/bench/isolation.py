@@ -230,23 +230,25 @@ def _party(site: Site, stack: ExitStack, shape: Shape, numbers: Iterator[int]) -
 
 def markdown(results: Sequence[Result], *, strangers: float) -> str:
     """Return the report; ``strangers`` is the share of the cores that the rest of the machine took meanwhile."""
-    goals = markdown_table(GOALS, map(_goal, results))
+    is_quiet = strangers <= QUIET_MACHINE
+    goals = markdown_table(GOALS, (_goal(result, is_decided=is_quiet) for result in results))
     figures = markdown_table(FIGURES, chain.from_iterable(map(_figures, results)))
-    distrusted = DISTRUSTED if strangers > QUIET_MACHINE else ""
+    distrusted = "" if is_quiet else DISTRUSTED
     reading = (
         f"{READING} Work that is none of this benchmark's took {strangers:.0%} of all cores meanwhile{distrusted}."
     )
     return "\n".join(["# What others do to one tenant's p99", "", *goals, "", reading, "", *figures, ""])
 
 
-def _goal(result: Result) -> tuple[str, ...]:
+def _goal(result: Result, *, is_decided: bool) -> tuple[str, ...]:
     of_the_product, most = result.ratios(Kind.ELSEWHERE), result.disturbance.most
+    reached = "yes" if median(of_the_product) < most else "**no**"
     return (
         f"{result.disturbance.line}: {result.disturbance.name}",
         result.shape,
         f"**{_told(of_the_product)}**",
         f"< {most:g}",
-        "yes" if median(of_the_product) < most else "**no**",
+        reached if is_decided else "undecided",
         _told(result.ratios(Kind.QUIET)),
     )
 

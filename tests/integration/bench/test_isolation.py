@@ -53,7 +53,15 @@ def test_the_report_holds_what_a_shared_server_adds_to_the_bound_of_its_line() -
     assert "| L8 | server | to the same server | 1.00 | 4.60 | 4.00 to 6.00 | 200: 60, 429: 540 |" in lines
     assert "| L8 | server | nowhere | 1.00 | 2.00 | 2.00 to 2.00 |  |" in lines
     assert "took 2% of all cores meanwhile." in report
-    assert "took 40% of all cores meanwhile: " in markdown(found, strangers=0.4)
+
+
+def test_the_report_decides_nothing_on_a_machine_that_others_use() -> None:
+    kinds = {kind: turns(2) for kind in Kind}
+    found = Result(shape="server", disturbance=FLOOD, victims=kinds, others={kind: [] for kind in Kind})
+    busy, quiet = markdown([found], strangers=0.4), markdown([found], strangers=0.1)
+    assert "took 40% of all cores meanwhile: " in busy
+    assert "| < 1.25 | undecided |" in busy
+    assert "| < 1.25 | yes |" in quiet
 
 
 def test_strangers_are_what_is_not_of_the_benchmark() -> None:
