@@ -84,10 +84,10 @@ class RedisAdmission:
     ) -> None:
         self._redis = runner
         self._rebuild = QuotaRebuild(history)
-        self._cache_ttl_s = cache_ttl_s
         self._lease_ttl_s = lease_ttl_s
-        self._idempotency_ttl_s = idempotency_ttl_s
-        self._row_limit_bytes = row_limit_bytes
+        self._keeping = wire.Keeping.of(
+            answer_ttl_s=idempotency_ttl_s, row_ttl_s=cache_ttl_s, row_limit_bytes=row_limit_bytes
+        )
         self._epoch_ttl_s = epoch_ttl_s
         self._given_clock = clock
         self._local_clock = clock or SystemClock()
@@ -129,20 +129,13 @@ class RedisAdmission:
 
     async def settle(self, tenant_id: TenantId, settlement: Settlement) -> None:
         """Turn a lease into use, fill the cache and keep the answer."""
-        call = wire.settle_call(
-            tenant_id,
-            settlement,
-            now_s=self._now_s(),
-            answer_ttl_s=self._idempotency_ttl_s,
-            row_ttl_s=self._cache_ttl_s,
-            row_limit=self._row_limit_bytes,
-        )
+        call = wire.settle_call(tenant_id, settlement, self._wordings, self._keeping, now_s=self._now_s())
         if call.keys:
             await self._redis.run(self._settle, call.keys, call.args)
 
     async def release(self, tenant_id: TenantId, lease: Lease) -> None:
         """Give a lease back unused."""
-        call = wire.release_call(tenant_id, lease, now_s=self._now_s())
+        call = wire.release_call(tenant_id, lease, self._wordings, self._keeping, now_s=self._now_s())
         if call.keys:
             await self._redis.run(self._settle, call.keys, call.args)
 

@@ -15,6 +15,7 @@ from backend.domain.limits import QuotaRule, QuotaState, RateLevel, RateRule, pe
 
 ASK_SERVER = -1.0
 """In place of an instant: the server's own clock decides."""
+_ASK_SERVER = repr(ASK_SERVER)
 
 UNCAPPED = -1.0
 
@@ -32,6 +33,19 @@ class Call(NamedTuple):
 
     keys: list[str | bytes]
     args: list[Value]
+
+
+class Keeping(NamedTuple):
+    """How long answers and rows are kept, as a script is told; longer rows than that are not kept at all."""
+
+    answer_s: str
+    row_ms: int
+    row_limit_bytes: int
+
+    @classmethod
+    def of(cls, *, answer_ttl_s: float, row_ttl_s: float, row_limit_bytes: int) -> "Keeping":
+        """Spell it once for all calls."""
+        return cls(repr(answer_ttl_s), max(1, round(row_ttl_s * 1000)), row_limit_bytes)
 
 
 class Seen(NamedTuple):
@@ -99,26 +113,27 @@ def look_call(
 
 
 def settle_call(
-    tenant_id: TenantId, settlement: Settlement, *, now_s: float, answer_ttl_s: float, row_ttl_s: float, row_limit: int
+    tenant_id: TenantId, settlement: Settlement, wordings: Wordings, keeping: Keeping, *, now_s: float
 ) -> Call:
-    """Return the call that turns a lease into use; rows longer than ``row_limit`` bytes are not cached."""
-    prefix = keys.cached_row_prefix(tenant_id)
-    fill = [(prefix + digest, row) for digest, row in settlement.cache_fill if len(row) <= row_limit]
-    call = _end_call(tenant_id, settlement.lease, "settle", now_s=now_s, answer_ttl_s=answer_ttl_s, row_ttl_s=row_ttl_s)
+    """Return the call that turns a lease into use."""
+    call = _end_call(tenant_id, settlement.lease, b"settle", wordings, keeping, now_s=now_s)
     answer = settlement.answer
     if answer is None:
         call.args.extend((b"", b"", b""))
     else:
         call.args.extend((answer.status, json.dumps(answer.headers), answer.body))
-    for key, row in fill:
-        call.keys.append(key)
-        call.args.append(row)
+    if settlement.cache_fill:
+        prefix = keys.cached_row_prefix(tenant_id)
+        for digest, row in settlement.cache_fill:
+            if len(row) <= keeping.row_limit_bytes:
+                call.keys.append(prefix + digest)
+                call.args.append(row)
     return call
 
 
-def release_call(tenant_id: TenantId, lease: Lease, *, now_s: float) -> Call:
+def release_call(tenant_id: TenantId, lease: Lease, wordings: Wordings, keeping: Keeping, *, now_s: float) -> Call:
     """Return the call that gives a lease back."""
-    call = _end_call(tenant_id, lease, "release", now_s=now_s, answer_ttl_s=0.0, row_ttl_s=0.0)
+    call = _end_call(tenant_id, lease, b"release", wordings, keeping, now_s=now_s)
     call.args.extend((b"", b"", b""))
     return call
 
@@ -170,25 +185,16 @@ def read_rows(reply: Reply) -> tuple[bytes | None, ...]:
 
 
 def _end_call(
-    tenant_id: TenantId, lease: Lease, how: str, *, now_s: float, answer_ttl_s: float, row_ttl_s: float
+    tenant_id: TenantId, lease: Lease, how: bytes, wordings: Wordings, keeping: Keeping, *, now_s: float
 ) -> Call:
-    touched: list[str | bytes] = [*limit_keys(tenant_id, lease.environment, lease.period, (), lease.quotas)]
+    touched: list[str | bytes] = [*wordings.counters_of(lease)]
     claim = lease.idempotency
     if claim is not None:
         touched.append(keys.idempotency_slot(tenant_id, lease.credential_id, claim.key))
-    return Call(
-        keys=touched,
-        args=[
-            repr(now_s),
-            how,
-            lease.cost,
-            lease.id,
-            len(lease.quotas),
-            int(claim is not None),
-            repr(answer_ttl_s),
-            max(1, round(row_ttl_s * 1000)),
-        ],
-    )
+    now = _ASK_SERVER if now_s == ASK_SERVER else repr(now_s)
+    holds_slot = 0 if claim is None else 1
+    counters = len(lease.quotas)
+    return Call(touched, [now, how, lease.cost, lease.id, counters, holds_slot, keeping.answer_s, keeping.row_ms])
 
 
 def _rules(rates: tuple[RateRule, ...], quotas: tuple[QuotaRule, ...]) -> list[float]:

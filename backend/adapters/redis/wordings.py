@@ -4,10 +4,11 @@ A request names up to a dozen keys and as many numbers; all but its lease, its r
 the request before. They are kept by credential, and worked out again as soon as anything in them is another.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.adapters.redis import keys
-from backend.domain.admission import AdmissionRequest, Epochs
+from backend.domain.admission import AdmissionRequest, Epochs, Lease
 from backend.domain.api_keys import Environment
 from backend.domain.ids import TenantId
 from backend.domain.limits import QuotaRule, RateRule
@@ -18,7 +19,7 @@ MOST_KNOWN = 10_000
 
 @dataclass(slots=True)
 class Wording:
-    """The keys of a credential's limits, and the packed numbers of the last request."""
+    """The keys of a credential's limits, its counters' among them, and the packed numbers of the last request."""
 
     tenant_id: TenantId
     environment: Environment
@@ -26,6 +27,7 @@ class Wording:
     rates: tuple[RateRule, ...]
     quotas: tuple[QuotaRule, ...]
     keys: tuple[str, ...]
+    counters: tuple[str, ...]
     said: tuple[object, ...] = ()
     numbers: bytes = b""
 
@@ -46,6 +48,19 @@ class Wordings:
     def __init__(self) -> None:
         self._known: dict[str, Wording] = {}
 
+    def counters_of(self, lease: Lease) -> Sequence[str]:
+        """Return the keys of a lease's counters, each with its leases."""
+        known = self._known.get(lease.credential_id)
+        if (
+            known is not None
+            and known.quotas is lease.quotas
+            and known.period == lease.period
+            and known.environment is lease.environment
+            and known.tenant_id == lease.tenant_id
+        ):
+            return known.counters
+        return limit_keys(lease.tenant_id, lease.environment, lease.period, (), lease.quotas)
+
     def of(self, tenant_id: TenantId, request: AdmissionRequest, period: str) -> Wording:
         """Return what is known of the request's credential."""
         known = self._known.get(request.credential_id)
@@ -53,6 +68,8 @@ class Wordings:
             return known
         if len(self._known) >= MOST_KNOWN:
             self._known.clear()
+        levels = [keys.rate_level(tenant_id, rule) for rule in request.rates]
+        counters = limit_keys(tenant_id, request.environment, period, (), request.quotas)
         wording = self._known[request.credential_id] = Wording(
             tenant_id=tenant_id,
             environment=request.environment,
@@ -62,8 +79,10 @@ class Wordings:
             keys=(
                 keys.tenant_epoch(tenant_id),
                 keys.credential_epoch(tenant_id, request.credential_id),
-                *limit_keys(tenant_id, request.environment, period, request.rates, request.quotas),
+                *levels,
+                *counters,
             ),
+            counters=tuple(counters),
         )
         return wording
 
