@@ -12,13 +12,13 @@ from contextlib import ExitStack
 from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
-import psycopg
 import pytest
 from hypothesis import settings
 from redis.asyncio import Redis
 
 from backend.adapters.redis import open_line
 from backend.adapters.redis.line import Line
+from tests.databases import drop_postgres_database, drop_template, make_postgres_database
 from tests.fakes import FakeClock
 from tests.redis_client import connect
 from tests.scheduling import FIRST, SharedTogether
@@ -159,15 +159,14 @@ async def redis_line(redis_url: str, redis_client: Redis) -> AsyncIterator[Line]
 @pytest.fixture(scope="session")
 def postgres_url(pytestconfig: pytest.Config) -> Iterator[str]:
     """A fresh database for each worker, as SQLAlchemy reads it, for a superuser."""
-    server = _server_url(pytestconfig, "postgres")
+    server = _server_url(pytestconfig, "postgres").replace("postgresql://", "postgresql+psycopg://", 1)
+    base = server.rpartition("/")[0]
     name = f"forecourt_test_{pytestconfig.stash[WORKER_NUMBER]}"
-    drop = f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(drop)
-        connection.execute(f'CREATE DATABASE "{name}"')
-    yield _with_database(server, name).replace("postgresql://", "postgresql+psycopg://", 1)
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(drop)
+    drop_postgres_database(base, name)
+    make_postgres_database(base, name)
+    yield f"{base}/{name}"
+    drop_postgres_database(base, name)
+    drop_template(base)
 
 
 @pytest.fixture

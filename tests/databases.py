@@ -1,16 +1,22 @@
-"""Databases for tests: empty or migrated, on a SQLite file or on the run's PostgreSQL server, used from outside."""
+"""Databases for tests: empty or migrated, on a SQLite file or on the run's PostgreSQL server, used from outside.
+
+A migrated one is a copy of the first of its kind: hundreds of tests want one, and thirteen migrations take longer than
+most of them. What migrations do is for ``tests/integration/test_migrations.py`` to show, on empty databases.
+"""
 
 import itertools
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, pool, text
 
-from backend.adapters.db.migrations import PROJECT, sync_url
+from backend.adapters.db.migrations import PROJECT, sync_url, upgrade
 
 _numbers = itertools.count(1)
 
@@ -28,17 +34,66 @@ def sqlite_url(folder: Path) -> str:
     return f"sqlite+aiosqlite:///{folder / 'forecourt.db'}"
 
 
+def migrated_sqlite(folder: Path) -> str:
+    """Put a migrated database into a folder; return its URL."""
+    url = sqlite_url(folder)
+    bring_up_to_date(url)
+    return url
+
+
+def bring_up_to_date(url: str) -> None:
+    """Migrate a database, or make its file if there is none yet."""
+    database = sync_url(url)
+    if database.get_backend_name() == "sqlite" and not Path(str(database.database)).exists():
+        Path(str(database.database)).write_bytes(_migrated_file())
+    else:
+        upgrade(url)
+
+
+@cache
+def _migrated_file() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        upgrade(sqlite_url(Path(folder)))
+        return (Path(folder) / "forecourt.db").read_bytes()
+
+
 @contextmanager
-def postgres_database(server_url: str) -> Iterator[str]:
-    """Make an empty database next to the one of the URL; drop it afterwards, whoever is still in it."""
+def postgres_database(server_url: str, *, is_migrated: bool = False) -> Iterator[str]:
+    """Make a database next to the one of the URL, an empty one by default; drop it afterwards, whoever is in it."""
+    base = server_url.rpartition("/")[0]
     name = f"forecourt_test_{os.getpid()}_{next(_numbers)}"
-    with _maintenance(server_url) as connection:
-        connection.execute(text(f'CREATE DATABASE "{name}"'))
+    make_postgres_database(base, name, is_migrated=is_migrated)
     try:
-        yield f"{server_url.rpartition('/')[0]}/{name}"
+        yield f"{base}/{name}"
     finally:
-        with _maintenance(server_url) as connection:
-            connection.execute(text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+        drop_postgres_database(base, name)
+
+
+def make_postgres_database(base: str, name: str, *, is_migrated: bool = False) -> None:
+    """Make a database on a server, whose URL is given without one."""
+    like = f' TEMPLATE "{_template(base)}"' if is_migrated else ""
+    with _maintenance(f"{base}/postgres") as connection:
+        connection.execute(text(f'CREATE DATABASE "{name}"{like}'))
+
+
+def drop_postgres_database(base: str, name: str) -> None:
+    """Drop a database if it is there, whoever is in it."""
+    with _maintenance(f"{base}/postgres") as connection:
+        connection.execute(text(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)'))
+
+
+@cache
+def _template(base: str) -> str:
+    """Return the name of the one that is copied; ``drop_template`` when nobody needs it any more."""
+    name = f"forecourt_test_{os.getpid()}_template"
+    make_postgres_database(base, name)
+    upgrade(f"{base}/{name}")
+    return name
+
+
+def drop_template(base: str) -> None:
+    """Drop what migrated databases on a server were copied from."""
+    drop_postgres_database(base, f"forecourt_test_{os.getpid()}_template")
 
 
 @contextmanager

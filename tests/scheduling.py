@@ -7,6 +7,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped] 
 TOGETHER = frozenset(
     {
         "tests/api/test_fuzz.py",
+        "tests/contracts/test_exports.py",
         "tests/integration/demo/test_demo_models.py",
         "tests/integration/test_caps_over_replicas.py",
         "tests/integration/test_demo_start.py",

@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient, Response
-from sqlalchemy import create_engine, text
+from sqlalchemy import text
 
-from backend.adapters.db.migrations import upgrade
 from backend.api.resources import Resources
 from backend.domain.api_keys import Environment
 from backend.domain.callers import ActorKind, Caller
@@ -31,7 +30,7 @@ from backend.services.api_keys import ApiKeyService, KeyWish
 from backend.services.ports import PasswordHasher
 from backend.services.tenants import TenantService
 from backend.settings import Settings
-from tests.databases import connected
+from tests.databases import bring_up_to_date, connected, drop_postgres_database, make_postgres_database
 from tests.fakes import FakeClock
 from tests.model_cache import cached_demo_models
 from tests.redis_client import fresh_redis
@@ -245,7 +244,7 @@ DEMO_MODELS = ("iris", "wine", "breast-cancer", "diabetes")
 @asynccontextmanager
 async def running(settings: Settings, shape: str, clock: Clock | None = None) -> AsyncIterator[World]:
     """Run an application within this process."""
-    upgrade(settings.migration_url)
+    bring_up_to_date(settings.migration_url)
     app = create_app(settings, clock=clock)
     app.state.mail_folder = settings.mail_folder
     app.state.redis_url = settings.redis_url
@@ -316,13 +315,10 @@ async def server_world(
 
 
 def fresh_database(postgres_url: str, suffix: str) -> str:
-    """Make an empty database next to the worker's own; return its URL."""
+    """Make a migrated database next to the worker's own; return its URL."""
     base, _, name = postgres_url.rpartition("/")
-    engine = create_engine(postgres_url, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.execute(text(f'DROP DATABASE IF EXISTS "{name}_{suffix}" WITH (FORCE)'))
-        connection.execute(text(f'CREATE DATABASE "{name}_{suffix}"'))
-    engine.dispose()
+    drop_postgres_database(base, f"{name}_{suffix}")
+    make_postgres_database(base, f"{name}_{suffix}", is_migrated=True)
     return f"{base}/{name}_{suffix}"
 
 

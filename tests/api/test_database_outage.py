@@ -74,7 +74,7 @@ class Away:
 async def away(
     request: pytest.FixtureRequest, postgres_url: str, redis_url: str, tmp_path: Path
 ) -> AsyncIterator[Away]:
-    with postgres_database(postgres_url) as url:
+    with postgres_database(postgres_url, is_migrated=True) as url:
         direct = make_url(url)
         wire = Wire(str(direct.host), int(direct.port or 5432))
         async with wire.open() as port:

@@ -124,7 +124,7 @@ async def on_database(folder: Path, **settings: Any) -> AsyncIterator[World]:
 
 
 async def test_503_while_the_database_is_gone_and_200_when_it_is_back(postgres_url: str, tmp_path: Path) -> None:
-    with postgres_database(postgres_url) as url:
+    with postgres_database(postgres_url, is_migrated=True) as url:
         async with on_database(tmp_path, database_url=url) as world:
             tenant = await world.tenant()
             assert (await ready(world)).status_code == 200
@@ -143,7 +143,7 @@ async def test_503_while_the_database_is_gone_and_200_when_it_is_back(postgres_u
 
 
 async def test_503_within_the_bound_while_the_database_is_silent(postgres_url: str, tmp_path: Path) -> None:
-    with postgres_database(postgres_url) as url:
+    with postgres_database(postgres_url, is_migrated=True) as url:
         parsed = make_url(url)
         wire = Wire(parsed.host or "127.0.0.1", parsed.port or 5432)
         async with wire.open() as port:

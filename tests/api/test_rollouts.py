@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from backend.domain.scopes import PlatformRole, Role
 from tests.api.conftest import (
     PASSWORD,
     World,
+    a_new_number,
     embedded_settings,
     fresh_database,
     own_models,
@@ -38,23 +40,34 @@ def two_versions(folder: Path) -> Path:
     return models
 
 
-@pytest.fixture(params=["embedded", "server"])
-async def rolling(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    """An application on models of its own."""
-    options: dict[str, Any] = {"models": two_versions(tmp_path)}
+def on_two_versions(request: pytest.FixtureRequest, folder: Path, name: str) -> AbstractAsyncContextManager[World]:
+    """Run an application of the shape that is asked for, on models of its own."""
+    options: dict[str, Any] = {"models": two_versions(folder)}
     if request.param == "server":
-        url = fresh_database(request.getfixturevalue("postgres_url"), "rollouts")
         options |= {
-            "database_url": url,
+            "database_url": fresh_database(request.getfixturevalue("postgres_url"), name),
             "redis_url": fresh_redis(request.getfixturevalue("redis_url")),
             "redis_timeout_s": 5.0,
         }
-    async with running(embedded_settings(tmp_path, **options), f"rolling-{request.param}") as world:
+    return running(embedded_settings(folder, **options), f"{name}-{request.param}")
+
+
+@pytest.fixture(params=["embedded", "server"])
+async def rolling(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    """An application whose models a test may change."""
+    async with on_two_versions(request, tmp_path, "rollouts") as world:
+        yield world
+
+
+@pytest.fixture(scope="module", params=["embedded", "server"])
+async def untouched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """An application for tests of what changes nothing: each of them sees that nothing has changed."""
+    async with on_two_versions(request, tmp_path_factory.mktemp("untouched"), "untouched") as world:
         yield world
 
 
 async def operator_of(world: World, role: PlatformRole = PlatformRole.OPERATOR) -> dict[str, str]:
-    email = f"{role}@{world.shape}.example"
+    email = f"{role}{a_new_number()}@{world.shape}.example"
     async with world._unit() as (tenants, _):
         await tenants.add_user(email=email, password=PASSWORD, platform_role=role)
     return await world.log_in(email)
@@ -152,42 +165,43 @@ async def test_a_version_is_unloaded_and_loaded_again(rolling: World) -> None:
     ],
 )
 async def test_what_cannot_be_is_refused_with_its_place_and_changes_nothing(
-    rolling: World, path: str, body: dict[str, Any], status: int, pointer: str | None
+    untouched: World, path: str, body: dict[str, Any], status: int, pointer: str | None
 ) -> None:
-    answer = await rolling.client.put(f"/v1/admin/models/{path}", json=body, headers=await operator_of(rolling))
+    operator = await operator_of(untouched)
+    answer = await untouched.client.put(f"/v1/admin/models/{path}", json=body, headers=operator)
     assert answer.status_code == status, answer.text
     if pointer is not None:
         assert [each["pointer"] for each in answer.json()["errors"]] == [pointer]
-    assert recorded(rolling) == []
+    assert recorded(untouched) == []
 
 
-async def test_404_for_versions_and_models_that_there_are_not(rolling: World) -> None:
-    operator = await operator_of(rolling)
+async def test_404_for_versions_and_models_that_there_are_not(untouched: World) -> None:
+    operator = await operator_of(untouched)
     for path in ("iris/versions/9", "nothing/versions/1", "iris/versions/..%2F1"):
         for what in ("load", "unload"):
-            answer = await rolling.client.post(f"/v1/admin/models/{path}/{what}", headers=operator)
+            answer = await untouched.client.post(f"/v1/admin/models/{path}/{what}", headers=operator)
             assert problem(answer)[0] == 404, answer.text
-    assert problem(await rolling.client.get("/v1/admin/models/nothing/aliases", headers=operator))[0] == 404
-    assert recorded(rolling) == []
+    assert problem(await untouched.client.get("/v1/admin/models/nothing/aliases", headers=operator))[0] == 404
+    assert recorded(untouched) == []
 
 
-async def test_nobody_of_a_tenant_and_no_other_platform_role_rolls_out(rolling: World) -> None:
-    tenant = await rolling.tenant()
+async def test_nobody_of_a_tenant_and_no_other_platform_role_rolls_out(untouched: World) -> None:
+    tenant = await untouched.tenant()
     callers = [
         tenant.live.headers,
-        await rolling.log_in(tenant.owner_email),
-        await rolling.log_in(await rolling.member(tenant, Role.ADMIN)),
-        await operator_of(rolling, PlatformRole.BILLING_READER),
+        await untouched.log_in(tenant.owner_email),
+        await untouched.log_in(await untouched.member(tenant, Role.ADMIN)),
+        await operator_of(untouched, PlatformRole.BILLING_READER),
     ]
     for headers in callers:
         for method, path in (
             ("PUT", "aliases/stable"), ("DELETE", "aliases/stable"), ("GET", "aliases"),
             ("POST", "versions/2/unload"), ("POST", "versions/2/load"),
         ):  # fmt: skip
-            answer = await rolling.client.request(method, f"{BASE}/{path}", json={"target": "2"}, headers=headers)
+            answer = await untouched.client.request(method, f"{BASE}/{path}", json={"target": "2"}, headers=headers)
             assert problem(answer) == (403, "insufficient-scope"), path
-    assert recorded(rolling) == []
-    await until_served(rolling, "iris", "1")
+    assert recorded(untouched) == []
+    await until_served(untouched, "iris", "1")
 
 
 async def test_shadow_rows_are_neither_admitted_nor_billed(rolling: World) -> None:

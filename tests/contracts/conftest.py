@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from backend.adapters.db.ledger import GroupCommitLedger
-from backend.adapters.db.migrations import upgrade
 from backend.adapters.db.usage import SqlUsageReader
 from backend.adapters.fallback import FallbackLoginThrottle
 from backend.adapters.memory import MemoryLoginThrottle
@@ -15,7 +14,7 @@ from backend.services.ports import LoginThrottle
 from tests.contracts.asking import Desk
 from tests.contracts.ledgers import Books, opened_books
 from tests.contracts.stores import Store, fallback_store, memory_store, redis_store
-from tests.databases import postgres_database, sqlite_url
+from tests.databases import migrated_sqlite, postgres_database
 from tests.fakes import FakeClock, FakeHistory
 
 
@@ -54,12 +53,9 @@ def throttle(request: pytest.FixtureRequest, clock: FakeClock) -> LoginThrottle:
 def database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A migrated database of either kind; tests of one module share it, and have tenants of their own."""
     if request.param == "sqlite":
-        url = sqlite_url(tmp_path_factory.mktemp("database"))
-        upgrade(url)
-        yield url
+        yield migrated_sqlite(tmp_path_factory.mktemp("database"))
         return
-    with postgres_database(request.getfixturevalue("postgres_url")) as url:
-        upgrade(url)
+    with postgres_database(request.getfixturevalue("postgres_url"), is_migrated=True) as url:
         yield url
 
 

@@ -11,12 +11,11 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from backend.adapters.db.engine import open_engine
-from backend.adapters.db.migrations import upgrade
 from backend.adapters.db.unit_of_work import Database
 from backend.domain.audit import GENESIS, Action, Actor, AuditEntry, AuditFilter, ChainReport
 from backend.domain.ids import TenantId
 from tests.contracts.ledgers import new_tenant
-from tests.databases import connected, postgres_database, sqlite_url
+from tests.databases import connected, migrated_sqlite, postgres_database
 
 pytestmark = pytest.mark.anyio
 
@@ -83,14 +82,12 @@ async def log(database_url: str) -> AsyncIterator[Log]:
 async def fresh_log(request: pytest.FixtureRequest, tmp_path: Path, database_url: str) -> AsyncIterator[Log]:
     """A log of its own, for what spoils it."""
     if database_url.startswith("sqlite"):
-        url = sqlite_url(tmp_path)
-        upgrade(url)
+        url = migrated_sqlite(tmp_path)
         database = Database(open_engine(url, pool_size=2, timeout_s=30.0))
         yield Log(url, database)
         await database.aclose()
         return
-    with postgres_database(request.getfixturevalue("postgres_url")) as url:
-        upgrade(url)
+    with postgres_database(request.getfixturevalue("postgres_url"), is_migrated=True) as url:
         database = Database(open_engine(url, pool_size=2, timeout_s=30.0))
         yield Log(url, database)
         await database.aclose()

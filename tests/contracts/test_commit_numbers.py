@@ -28,8 +28,7 @@ ELSEWHERE = 5_000_000_000
 @pytest.fixture
 def restored(postgres_url: str) -> Iterator[str]:
     """A database as a restored dump leaves it: rows with the numbers of another server."""
-    with postgres_database(postgres_url) as url:
-        upgrade(url)
+    with postgres_database(postgres_url, is_migrated=True) as url:
         with connected(url) as owner:
             for number in range(3):
                 row = columns_of(an_event(TenantId("ten_moved"))) | {"stored_at": SERVED_AT}
@@ -98,8 +97,7 @@ async def test_r6_after_a_move_commit_order_goes_on_and_nothing_is_hidden(restor
 
 
 async def test_r6_a_server_that_wrote_the_books_itself_counts_as_it_does(postgres_url: str) -> None:
-    with postgres_database(postgres_url) as url:
-        upgrade(url)
+    with postgres_database(postgres_url, is_migrated=True) as url:
         async with opened_books(url) as books:
             tenant = new_tenant()
             async with books.writer() as ledger:

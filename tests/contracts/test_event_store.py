@@ -23,7 +23,7 @@ from backend.adapters.usage_spill import Stored
 from backend.domain.errors import MeteringUnavailable
 from backend.services.ports import Metrics
 from tests.contracts.ledgers import PATIENT_S, SERVED_AT, Books, an_event, insert, new_tenant, opened_books
-from tests.databases import connected, sqlite_url, writers_held_off
+from tests.databases import connected, migrated_sqlite, writers_held_off
 from tests.server_process import Server
 from tests.servers import private_postgres_server
 
@@ -171,8 +171,7 @@ async def test_a_probe_finds_what_would_hold_up_a_write(
 
 
 async def test_a_file_that_cannot_grow_takes_nothing_and_recovers(tmp_path: Path) -> None:
-    url = sqlite_url(tmp_path)
-    upgrade(url)
+    url = migrated_sqlite(tmp_path)
     engine = open_engine(url, pool_size=1, timeout_s=2.0)
     pages: list[str] = []
     engine_event.listen(engine.sync_engine, "begin", lambda connection: [connection.exec_driver_sql(p) for p in pages])

@@ -8,12 +8,11 @@ import pytest
 
 from backend.adapters.db.engine import open_engine
 from backend.adapters.db.key_use import BatchedKeyUse
-from backend.adapters.db.migrations import upgrade
 from backend.adapters.db.unit_of_work import Database
 from backend.domain.api_keys import ApiKey, PreviousSecret
 from backend.domain.ids import KeyId, TenantId
 from backend.domain.tenants import Tenant, TenantStatus
-from tests.databases import postgres_database, sqlite_url
+from tests.databases import migrated_sqlite, postgres_database
 from tests.fakes import FakeClock
 from tests.keys import MADE_AT, a_key
 
@@ -26,16 +25,15 @@ PATIENT_S = 30.0
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
-        yield sqlite_url(tmp_path)
+        yield migrated_sqlite(tmp_path)
         return
-    with postgres_database(request.getfixturevalue("postgres_url")) as url:
+    with postgres_database(request.getfixturevalue("postgres_url"), is_migrated=True) as url:
         yield url
 
 
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     """A database with two keys; the second one has been rotated."""
-    upgrade(database_url)
     database = Database(open_engine(database_url, pool_size=3, timeout_s=PATIENT_S))
     previous = PreviousSecret(
         secret_hash=b"old", pepper_version=1, valid_until=MADE_AT + timedelta(days=1), last_used_at=None

@@ -42,7 +42,7 @@ from backend.domain.webhook_deliveries import Delivery
 from backend.domain.webhooks import WebhookEndpoint, WebhookEvent, WebhookMessage
 from backend.services.ports.store import StoredRepetition
 from tests.contracts.ledgers import an_event
-from tests.databases import connected, postgres_database, sqlite_url
+from tests.databases import connected, migrated_sqlite, postgres_database
 from tests.keys import a_key
 
 pytestmark = pytest.mark.anyio
@@ -78,8 +78,7 @@ each_changeable = pytest.mark.parametrize("table", [name for name in owned_table
 
 @pytest.fixture(scope="module")
 def database_url(postgres_url: str) -> Iterator[str]:
-    with postgres_database(postgres_url) as url:
-        upgrade(url)
+    with postgres_database(postgres_url, is_migrated=True) as url:
         yield url
 
 
@@ -385,8 +384,7 @@ async def test_a_unit_of_one_tenant_is_refused_for_a_second_one(
     request: pytest.FixtureRequest, kind: str, tmp_path: Path
 ) -> None:
     if kind == "sqlite":
-        upgrade(sqlite_url(tmp_path))
-        database = Database(open_engine(sqlite_url(tmp_path), pool_size=2, timeout_s=PATIENT_S))
+        database = Database(open_engine(migrated_sqlite(tmp_path), pool_size=2, timeout_s=PATIENT_S))
     else:
         url = request.getfixturevalue("database_url")
         database = Database(open_engine(url, pool_size=2, timeout_s=PATIENT_S))

@@ -12,14 +12,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from backend.adapters.db.ledger import EventConflict
-from backend.adapters.db.migrations import upgrade
 from backend.adapters.db.usage import SqlUsageReader
 from backend.adapters.db.usage_months import AHEAD, SqlUsageMonths
 from backend.domain.errors import StoreUnavailable
 from backend.domain.ids import new_id
 from backend.domain.usage import LEDGER_START, EventFilter, UsageEvent
 from tests.contracts.ledgers import Books, an_event, append_all, new_tenant, opened_books
-from tests.databases import connected, postgres_database, sqlite_url
+from tests.databases import connected, migrated_sqlite, postgres_database
 from tests.fakes import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -31,8 +30,7 @@ FIRST = datetime(2071, 3, 14, 15, 9, 26, tzinfo=UTC)
 @pytest.fixture
 def database_url(postgres_url: str) -> Iterator[str]:
     """A database of the test's own, as its months are what is looked at."""
-    with postgres_database(postgres_url) as url:
-        upgrade(url)
+    with postgres_database(postgres_url, is_migrated=True) as url:
         yield url
 
 
@@ -221,8 +219,7 @@ async def test_the_application_cannot_protect_or_unprotect_tables(books: Books) 
 
 
 async def test_on_sqlite_there_are_no_months_to_make(tmp_path_factory: pytest.TempPathFactory) -> None:
-    url = sqlite_url(tmp_path_factory.mktemp("months"))
-    upgrade(url)
+    url = migrated_sqlite(tmp_path_factory.mktemp("months"))
     async with opened_books(url) as books:
         assert await SqlUsageMonths(books.database, FakeClock(FIRST)).make() == 0
 

@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from backend.adapters.db.migrations import upgrade
 from backend.adapters.db.period_totals import SqlPeriodTotals
 from backend.adapters.db.rollups import SqlUsageRollups
 from backend.adapters.db.usage import SqlUsageReader
@@ -48,8 +47,7 @@ FROM usage_events WHERE position <= :last GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
 @pytest.fixture(scope="module")
 def url(postgres_url: str) -> Iterator[str]:
     """Five months of twenty tenants."""
-    with postgres_database(postgres_url) as url:
-        upgrade(url)
+    with postgres_database(postgres_url, is_migrated=True) as url:
         with connected(url) as owner:
             for month in MONTHS:
                 start = f"{month}-01T00:00:00Z"

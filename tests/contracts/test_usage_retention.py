@@ -13,7 +13,6 @@ from sqlalchemy.exc import DBAPIError
 
 from backend.adapters.crypto.cursors import HmacCursors
 from backend.adapters.db.ledger import EventConflict
-from backend.adapters.db.migrations import upgrade
 from backend.adapters.db.rollups import SqlUsageRollups
 from backend.adapters.db.usage import SqlUsageReader
 from backend.adapters.db.usage_months import SqlUsageMonths
@@ -31,7 +30,7 @@ from backend.services.exports import ExportService
 from backend.services.usage import UsageService
 from tests.contracts.closing import a_closer, a_subscriber, close
 from tests.contracts.ledgers import Books, an_event, append_all, new_tenant, opened_books
-from tests.databases import connected, postgres_database, sqlite_url
+from tests.databases import connected, migrated_sqlite, postgres_database
 from tests.fakes import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -50,11 +49,9 @@ WITHIN_S = 30.0
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database of the test's own: what expires is everybody's."""
     if request.param == "sqlite":
-        upgrade(sqlite_url(tmp_path))
-        yield sqlite_url(tmp_path)
+        yield migrated_sqlite(tmp_path)
         return
-    with postgres_database(request.getfixturevalue("postgres_url")) as url:
-        upgrade(url)
+    with postgres_database(request.getfixturevalue("postgres_url"), is_migrated=True) as url:
         yield url
 
 

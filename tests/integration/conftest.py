@@ -38,12 +38,12 @@ def database_settings(request: pytest.FixtureRequest) -> Iterator[dict[str, str]
     if request.param == "sqlite":
         yield {}
         return
-    with postgres_database(request.getfixturevalue("postgres_url")) as url:
+    with postgres_database(request.getfixturevalue("postgres_url"), is_migrated=True) as url:
         yield {"DATABASE_URL": url}
 
 
 @pytest.fixture
 def shared_settings(postgres_url: str, redis_url: str) -> Iterator[dict[str, str]]:
     """Settings of the server shape: PostgreSQL and Redis, which several processes share."""
-    with postgres_database(postgres_url) as url:
+    with postgres_database(postgres_url, is_migrated=True) as url:
         yield {"DATABASE_URL": url, "REDIS_URL": fresh_redis(redis_url), "REDIS_TIMEOUT_S": "2"}

@@ -27,7 +27,7 @@ def servers(
     postgres_url: str, redis_url: str, models_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[list[ServerProcess]]:
     """Two servers for all of these tests: each caps a key of its own."""
-    with postgres_database(postgres_url) as url:
+    with postgres_database(postgres_url, is_migrated=True) as url:
         settings = {
             "DATABASE_URL": url,
             "REDIS_URL": fresh_redis(redis_url),

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from backend.adapters.db.migrations import upgrade
 from backend.domain.audit import AuditFilter
 from backend.domain.billing_periods import PeriodState
 from tests.contracts.closing import OVER, PERIOD, a_closer, a_listener, a_subscriber, close, kept, state, told
 from tests.contracts.ledgers import an_event, append_all, new_tenant, opened_books
-from tests.databases import postgres_database, sqlite_url
+from tests.databases import migrated_sqlite, postgres_database
 from tests.fakes import FakeClock
 from tests.warm_process import run_warm
 
@@ -26,11 +25,9 @@ MOST_STEPS = 60
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
-        upgrade(sqlite_url(tmp_path))
-        yield sqlite_url(tmp_path)
+        yield migrated_sqlite(tmp_path)
         return
-    with postgres_database(request.getfixturevalue("postgres_url")) as url:
-        upgrade(url)
+    with postgres_database(request.getfixturevalue("postgres_url"), is_migrated=True) as url:
         yield url
 
 

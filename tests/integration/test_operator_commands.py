@@ -59,7 +59,7 @@ async def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             yield Site(world, settings)
         return
     redis_url = fresh_redis(request.getfixturevalue("redis_url"))
-    with postgres_database(request.getfixturevalue("postgres_url")) as url:
+    with postgres_database(request.getfixturevalue("postgres_url"), is_migrated=True) as url:
         settings = embedded_settings(
             folder, database_url=url, redis_url=redis_url, redis_timeout_s=5.0, database_timeout_s=20.0
         )

@@ -10,7 +10,6 @@ import pytest
 from redis.asyncio import Redis
 
 from backend.adapters.db.event_store import SqlEventStore
-from backend.adapters.db.migrations import upgrade
 from backend.adapters.memory.metrics import NullMetrics
 from backend.adapters.prometheus.metrics import PrometheusMetrics
 from backend.adapters.redis import keys, open_line
@@ -31,8 +30,7 @@ ROOM = 2000
 
 @pytest.fixture
 async def books(postgres_url: str) -> AsyncIterator[Books]:
-    with postgres_database(postgres_url) as url:
-        upgrade(url)
+    with postgres_database(postgres_url, is_migrated=True) as url:
         async with opened_books(url) as books:
             yield books
 

@@ -10,7 +10,6 @@ from redis.asyncio import Redis
 
 from backend.adapters.crypto.cursors import HmacCursors
 from backend.adapters.db.event_store import SqlEventStore
-from backend.adapters.db.migrations import upgrade
 from backend.adapters.db.usage import SqlUsageReader
 from backend.adapters.memory.metrics import NullMetrics
 from backend.adapters.redis import ScriptRunner, keys, open_line
@@ -42,8 +41,7 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture(scope="module")
 def migrated(postgres_url: str) -> Iterator[str]:
-    with postgres_database(postgres_url) as url:
-        upgrade(url)
+    with postgres_database(postgres_url, is_migrated=True) as url:
         yield url
 
 

@@ -22,14 +22,13 @@ from typer.testing import CliRunner, Result
 
 from backend import __version__
 from backend.adapters.crypto.key_hashes import PepperedKeyHasher
-from backend.adapters.db.migrations import upgrade
 from backend.cli import app
 from backend.domain.api_keys import parse_key
 from backend.domain.ids import TenantId
 from backend.domain.limits import period_of
 from backend.settings import Settings
 from tests.contracts.ledgers import an_event, opened_books
-from tests.databases import connected, sqlite_url
+from tests.databases import connected, migrated_sqlite, sqlite_url
 from tests.model_cache import cached_demo_models
 
 PEPPER = "Tn5-Wc8_Kv1Jb4Xr7Zm2Qh9Ld6Fs3GpYuAe"
@@ -54,7 +53,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated database, to be copied."""
     folder = tmp_path_factory.mktemp("migrated")
-    upgrade(sqlite_url(folder))
+    migrated_sqlite(folder)
     return folder / "forecourt.db"
 
 

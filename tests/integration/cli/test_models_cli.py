@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from sklearn.linear_model import LinearRegression
 from typer.testing import CliRunner, Result
 
-from backend.adapters.db.migrations import upgrade
 from backend.cli.models import app
 from backend.model_service.aliases import WeightedVersion
 from backend.model_service.artifacts import dump_artifact
 from backend.model_service.manifest import ArtifactFormat
 from backend.model_service.repository import ModelRepository
+from tests.databases import migrated_sqlite
 
 
 class Operator:
@@ -30,8 +30,7 @@ class Operator:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.models = folder / "models"
-        database = f"sqlite+aiosqlite:///{folder / 'forecourt.db'}"
-        upgrade(database)
+        database = migrated_sqlite(folder)
         self.environment = {
             "FORECOURT_ENVIRONMENT": "demo",
             "FORECOURT_MODELS": str(self.models),
