@@ -112,18 +112,23 @@ def create_app(
 
 
 def _openapi_of(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """Describe the models that are loaded; before the lifespan there are none."""
+    """Describe the models that are loaded; before the lifespan there are none.
+
+    Made when they change: it takes a quarter of a second, and anybody may ask for it.
+    """
+    described: tuple[tuple[str, str, str], ...] | None = None
 
     def openapi() -> dict[str, Any]:
+        nonlocal described
         opened = hasattr(app.state, "resources")
         summaries = app.state.resources.catalog.list() if opened else ()
         defaults = tuple(
             info for summary in summaries for info in summary.versions if info.version == summary.default_version
         )
-        versions = tuple((info.name, info.digest) for info in defaults)
-        if app.state.__dict__.get("openapi_versions") != versions or not app.openapi_schema:
+        versions = tuple((info.name, info.version, info.digest) for info in defaults)
+        if described != versions or not app.openapi_schema:
             app.openapi_schema = build_openapi(app, defaults, input_schema, prediction_schema)
-            app.state.openapi_versions = versions
+            described = versions
         return app.openapi_schema
 
     return openapi

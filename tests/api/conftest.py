@@ -127,13 +127,15 @@ class World:
         """Make a tenant on a plan, with an owner and two keys."""
         slug = f"tenant-{next(_numbers)}-{self.shape}"
         async with self._unit() as (tenants, keys):
-            await tenants.seed_plans()
+            if not hasattr(self.app.state, "has_plans"):
+                await tenants.seed_plans()
             tenant = await tenants.create(slug=slug, name=slug, plan=plan)
             email = f"owner@{slug}.example"
             user = await tenants.add_user(email=email, password=PASSWORD)
             await tenants.seat(tenant.id, user.id, Role.OWNER)
             live = await self._key(keys, tenant.id, Environment.LIVE)
             test = await self._key(keys, tenant.id, Environment.TEST)
+        self.app.state.has_plans = True
         return TenantUnderTest(id=tenant.id, slug=slug, owner_email=email, live=live, test=test)
 
     async def member(self, tenant: TenantUnderTest, role: Role) -> str:

@@ -52,6 +52,11 @@ async def test_it_is_the_same_in_both_shapes(world: World, document: dict[str, A
     assert (await world.client.get("/openapi.json")).json() == document
 
 
+async def test_it_is_made_once_for_the_models_that_are_loaded(world: World) -> None:
+    """It takes a quarter of a second, and anybody may ask for it."""
+    assert world.app.openapi() is world.app.openapi()
+
+
 async def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
     found = re.findall(r"'\$ref': '([^']+)'", repr(document))
     assert found

@@ -104,8 +104,10 @@ async def test_an_alias_is_pointed_moved_shared_and_removed(rolling: World) -> N
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    described = rolling.app.openapi()
     assert await put("stable", {"target": "2"}) == {"model": "iris", "alias": "stable", "targets": {"2": 1}}
     await until_served(rolling, "iris", "2")
+    assert rolling.app.openapi() is not described
     await put("stable", {"target": "2"})
     await put("canary", {"targets": {"1": 95, "2": 5}})
     await put("shadow", {"target": "1"})
