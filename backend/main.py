@@ -152,4 +152,4 @@ def _keep_what_is_loaded() -> None:
     gc.freeze()
     # What requests make lives as long as they do, and is freed without the collector: by default it would walk it all
     # every few requests, a tenth of a prediction's time, to find nothing.
-    gc.set_threshold(10_000, 20, 50)
+    gc.set_threshold(2_000, 20, 50)
