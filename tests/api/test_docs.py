@@ -3,19 +3,15 @@
 The page itself is looked at in a real browser where a ``chromium`` is on PATH; everywhere else by its references.
 """
 
-import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-from fastapi import FastAPI
 
 from tests.api.conftest import PASSWORD, World
+from tests.api.listening import base_url_of, listening
 from tests.api.test_predictions import problem
 from tests.browser import CHROMIUM, browsing
 
@@ -112,29 +108,13 @@ async def test_404_for_any_other_file(world: World, name: str) -> None:
     assert problem(answer)[0] in {400, 404}
 
 
-@asynccontextmanager
-async def listening(app: FastAPI) -> AsyncIterator[str]:
-    """Serve a running application on a port; yield its address."""
-    config = uvicorn.Config(app, port=0, lifespan="off", log_config=None, access_log=False)
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        assert not serving.done()
-        await asyncio.sleep(0)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        await serving
-
-
 needs_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on PATH to look at the page with")
 
 
 @needs_a_browser
 async def test_a_browser_without_internet_shows_every_route(embedded_world: World, tmp_path: Path) -> None:
     document = (await embedded_world.client.get("/openapi.json")).json()
-    async with listening(embedded_world.app) as base_url, browsing(f"{base_url}/docs", tmp_path) as page:
+    async with listening(embedded_world.app) as server, browsing(f"{base_url_of(server)}/docs", tmp_path) as page:
         shown = await page.run("""
             await see("button", "Authorize");
             await see("[data-path]");
@@ -176,7 +156,7 @@ async def test_the_authorize_button_takes_an_api_key(embedded_world: World, tmp_
     tenant = await embedded_world.tenant()
     document = (await embedded_world.client.get("/openapi.json")).json()
     fill = f'await type("input", "{tenant.live.secret}", box);'
-    async with listening(embedded_world.app) as base_url, browsing(f"{base_url}/docs", tmp_path) as page:
+    async with listening(embedded_world.app) as server, browsing(f"{base_url_of(server)}/docs", tmp_path) as page:
         operation = operation_of(document, "get", "/v1/models")
         await page.run(AUTHORIZE % {"scheme": "X-API-Key", "fill": fill})
         status, body = await page.run(TRY % {"operation": operation})
@@ -192,7 +172,7 @@ async def test_the_authorize_button_logs_a_person_in(embedded_world: World, tmp_
         await type("input[name=username], #oauth_username", "{tenant.owner_email}", box);
         await type("input[type=password], #oauth_password", "{PASSWORD}", box);
     """
-    async with listening(embedded_world.app) as base_url, browsing(f"{base_url}/docs", tmp_path) as page:
+    async with listening(embedded_world.app) as server, browsing(f"{base_url_of(server)}/docs", tmp_path) as page:
         operation = operation_of(document, "get", "/v1/me")
         await page.run(AUTHORIZE % {"scheme": "Token URL", "fill": fill})
         status, body = await page.run(TRY % {"operation": operation})

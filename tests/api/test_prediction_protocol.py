@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import uvicorn
 
 from backend.cli.prediction_protocol import PredictionProtocol
 from tests.api.conftest import IRIS, Key, World
+from tests.api.listening import address_of, listening
 
 pytestmark = pytest.mark.anyio
 
@@ -63,8 +63,7 @@ class Line:
         self._open: list[Connection] = []
 
     async def connect(self) -> Connection:
-        host, port = self.server.servers[0].sockets[0].getsockname()[:2]
-        connection = Connection(*await asyncio.open_connection(host, port))
+        connection = Connection(*await asyncio.open_connection(*address_of(self.server)))
         self._open.append(connection)
         return connection
 
@@ -83,27 +82,10 @@ class Line:
             connection.close()
 
 
-@asynccontextmanager
-async def served(world: World) -> AsyncIterator[uvicorn.Server]:
-    config = uvicorn.Config(
-        world.app, port=0, http=PredictionProtocol, lifespan="off", log_config=None, access_log=False
-    )
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        assert not serving.done()
-        await asyncio.sleep(0)
-    try:
-        yield server
-    finally:
-        server.should_exit = True
-        await serving
-
-
 @pytest.fixture
 async def line(world: World) -> AsyncIterator[Line]:
     tenant = await world.tenant()
-    async with served(world) as server:
+    async with listening(world.app, http=PredictionProtocol) as server:
         found = Line(world, tenant.live, server)
         yield found
         found.close()
