@@ -6,6 +6,7 @@
      "task": "classification", "container": "array", "labels": ["setosa", …] | null,
      "inputs": [{"name": "sepal_length", "type": "float", "nullable": false, "categories": null,
                  "example": 5.1, "limit": 3.4e38 | null}, …],
+     "outputs": ["label", "probabilities"] | ["label"] | ["value"],
      "runner": {"name": "treelite", "reason": "…", "one_row_us": 31.5,
                 "artifact": {"name": "model.onnx", "sha256": "…"} | null,
                 "candidates": [{"name": "treelite", "verdict": "chosen", "reason": "…", "one_row_us": 31.5,
@@ -20,7 +21,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import orjson
 
@@ -49,6 +50,21 @@ class Container(StrEnum):
 
     ARRAY = "array"
     FRAME = "frame"
+
+
+class Output(StrEnum):
+    """What a row's prediction holds, by the name it has in the answer."""
+
+    LABEL = "label"
+    PROBABILITIES = "probabilities"
+    VALUE = "value"
+
+
+OUTPUTS: Final[dict[Task, tuple[tuple[Output, ...], ...]]] = {
+    Task.CLASSIFICATION: ((Output.LABEL, Output.PROBABILITIES), (Output.LABEL,)),
+    Task.REGRESSION: ((Output.VALUE,),),
+}
+"""What models of a task may have as their outputs."""
 
 
 class Verdict(StrEnum):
@@ -102,6 +118,7 @@ class Manifest:
     task: Task
     container: Container
     inputs: tuple[Feature, ...]
+    outputs: tuple[Output, ...]
     labels: tuple[str, ...] | None
     runner: RunnerChoice
     metrics: dict[str, float]

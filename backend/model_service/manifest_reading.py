@@ -17,10 +17,12 @@ import orjson
 from backend.domain.models import Feature, FeatureType, Task, is_model_name
 from backend.model_service.errors import ModelRefused
 from backend.model_service.manifest import (
+    OUTPUTS,
     ArtifactFormat,
     Candidate,
     Container,
     Manifest,
+    Output,
     Row,
     RunnerArtifact,
     RunnerChoice,
@@ -60,15 +62,17 @@ def parse_manifest(data: bytes) -> Manifest:
         raise ModelRefused("The manifest is not valid JSON.") from error
     top = _Fields(document, "", Manifest)
     inputs = _inputs(top.get("inputs", list))
+    task = top.choice("task", Task)
     return Manifest(
         name=top.text("name", is_model_name),
         version=top.text("version", is_version_name),
         format=top.choice("format", ArtifactFormat),
         artifact=top.text("artifact", _is_file_name),
         sha256=top.text("sha256", _is_sha256),
-        task=top.choice("task", Task),
+        task=task,
         container=top.choice("container", Container),
         inputs=inputs,
+        outputs=_outputs(top.texts("outputs"), task),
         labels=top.texts("labels"),
         runner=_runner(top.get("runner", dict)),
         metrics={name: _number(value, f"metrics.{name}") for name, value in top.get("metrics", dict).items()},
@@ -143,6 +147,13 @@ def _instant(text: str) -> datetime:
     if instant.tzinfo is None:
         raise ModelRefused("The manifest's 'created_at' has no time zone.")
     return instant
+
+
+def _outputs(names: tuple[str, ...] | None, task: Task) -> tuple[Output, ...]:
+    for outputs in OUTPUTS[task]:
+        if names == outputs:
+            return outputs
+    raise ModelRefused(f"The manifest's 'outputs' are not those of a {task}.")
 
 
 def _runner(value: object) -> RunnerChoice:

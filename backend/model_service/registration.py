@@ -18,7 +18,15 @@ from backend.model_service.errors import ModelRefused, ModelServiceError, Regist
 from backend.model_service.evaluation import check_parity, held_out_metrics
 from backend.model_service.gate import choose_runner
 from backend.model_service.magnitudes import with_limits
-from backend.model_service.manifest import ArtifactFormat, Container, Manifest, Row, RunnerChoice, is_version_name
+from backend.model_service.manifest import (
+    ArtifactFormat,
+    Container,
+    Manifest,
+    Output,
+    Row,
+    RunnerChoice,
+    is_version_name,
+)
 from backend.model_service.native_threads import one_native_thread
 from backend.model_service.onnx_runner import OnnxRunner
 from backend.model_service.pipelines import container_of, load_pipeline_file, predicts, task_of, write_pipeline
@@ -97,6 +105,7 @@ class _Candidate:
     format: ArtifactFormat
     artifact: bytes
     sample: Sample
+    outputs: tuple[Output, ...]
     labels: tuple[str, ...] | None
     metrics: dict[str, float]
     runner: RunnerChoice
@@ -143,6 +152,7 @@ def _examine(pipeline: Any, sample_path: Path, target: str | None, *, allow_pick
         format=artifact_format,
         artifact=artifact,
         sample=sample,
+        outputs=_outputs(answered),
         labels=tuple(label_name(label) for label in classes) or None,
         metrics=metrics,
         runner=chosen,
@@ -162,6 +172,12 @@ def _encode(sample: Sample) -> list[Row]:
         raise RegistrationError(
             f"Row {int(row) + 1} of the sample, column {column!r}: {error.errors[0].detail}"
         ) from error
+
+
+def _outputs(answered: Columns) -> tuple[Output, ...]:
+    if answered.values is not None:
+        return (Output.VALUE,)
+    return (Output.LABEL,) if answered.probabilities is None else (Output.LABEL, Output.PROBABILITIES)
 
 
 def _compare(pipeline: Any, data: Any, runner: Runner, rows: list[Row]) -> Columns:
@@ -185,6 +201,7 @@ def _manifest(candidate: _Candidate, name: str, version: str, metrics: dict[str,
         task=candidate.task,
         container=candidate.container,
         inputs=candidate.sample.inputs,
+        outputs=candidate.outputs,
         labels=candidate.labels,
         runner=candidate.runner,
         metrics=metrics | candidate.metrics,

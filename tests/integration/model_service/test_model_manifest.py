@@ -9,7 +9,7 @@ import pytest
 
 from backend.domain.models import Feature, FeatureType, Task
 from backend.model_service.errors import ModelRefused
-from backend.model_service.manifest import ArtifactFormat, Candidate, Container, Manifest, RunnerChoice, Verdict
+from backend.model_service.manifest import ArtifactFormat, Candidate, Container, Manifest, Output, RunnerChoice, Verdict
 from backend.model_service.manifest_reading import MAX_MANIFEST_BYTES, parse_manifest
 
 MANIFEST = Manifest(
@@ -24,6 +24,7 @@ MANIFEST = Manifest(
         Feature(name="size", type=FeatureType.FLOAT, example=4.5),
         Feature(name="town/ü", type=FeatureType.STRING, nullable=True, categories=("a", "b"), example="a"),
     ),
+    outputs=(Output.LABEL, Output.PROBABILITIES),
     labels=("cheap", "dear"),
     runner=RunnerChoice(
         name="scikit-learn",
@@ -76,6 +77,10 @@ def test_a_missing_field_is_named(name: str) -> None:
         ({"inputs": []}, "1 to 10000 inputs"),
         ({"inputs": [3]}, r"'inputs\[0\]' is not a JSON object"),
         ({"inputs": {}}, "'inputs' must be a list"),
+        ({"outputs": ["value"]}, "'outputs' are not those of a classification"),
+        ({"outputs": ["probabilities"]}, "'outputs' are not those of a classification"),
+        ({"outputs": [], "task": "regression"}, "'outputs' are not those of a regression"),
+        ({"outputs": None}, "'outputs' are not those of a classification"),
         ({"labels": [1]}, "'labels' must be a text"),
         ({"metrics": {"accuracy": "high"}}, "'metrics.accuracy' must be a number"),
         ({"metrics": {"accuracy": True}}, "'metrics.accuracy' must be a number"),

@@ -85,6 +85,7 @@ def test_a_pipeline_on_a_frame_is_served_with_its_types_and_categories(
     assert manifest.metrics["held_out_rows"] == 120
     assert manifest.runner.one_row_us > 1
     assert len(manifest.sample_rows) == 5
+    assert manifest.outputs == ("value",)
     rows = people.drop(columns="spends")
     answers = served(tmp_path / "m", "spending", orjson.loads(rows.to_json(orient="records", double_precision=15)))
     assert [answer["value"] for answer in answers] == pytest.approx(pipeline.predict(rows).tolist(), abs=1e-9)
@@ -95,6 +96,7 @@ def test_a_classifier_on_arrays_takes_its_names_from_the_header(registered_root:
     assert manifest.container is Container.ARRAY
     assert [each.name for each in manifest.inputs] == ["sepal_length", "sepal_width", "petal_length", "petal_width"]
     assert manifest.labels == ("setosa", "versicolor", "virginica")
+    assert manifest.outputs == ("label", "probabilities")
     assert set(manifest.metrics) == {"accuracy", "log_loss", "held_out_rows"}
     assert manifest.metrics["accuracy"] > 0.95
     assert all(isinstance(each.example, float) for each in manifest.inputs)
