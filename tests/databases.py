@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, pool, text
@@ -55,6 +56,16 @@ def _migrated_file() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         upgrade(sqlite_url(Path(folder)))
         return (Path(folder) / "forecourt.db").read_bytes()
+
+
+@contextmanager
+def migrated_database(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """Make a migrated database of the kind that a fixture's parameter names, ``sqlite`` or ``postgres``."""
+    if request.param == "sqlite":
+        yield migrated_sqlite(folder)
+        return
+    with postgres_database(request.getfixturevalue("postgres_url"), is_migrated=True) as url:
+        yield url
 
 
 @contextmanager

@@ -301,19 +301,34 @@ async def embedded_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncItera
 async def server_world(
     postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[World]:
-    url = fresh_database(postgres_url, "api")
-    # The bounds are wide: these tests are about answers, not about waiting.
     folder = tmp_path_factory.mktemp("server")
     settings = embedded_settings(
         folder,
         models=own_models(folder, DEMO_MODELS),
-        database_url=url,
-        redis_url=fresh_redis(redis_url),
-        redis_timeout_s=5.0,
-        database_timeout_s=20.0,
+        **server_stores(postgres_url, redis_url, "api"),
     )
     async with running(settings, "server") as world:
         yield world
+
+
+def server_stores(postgres_url: str, redis_url: str, name: str) -> dict[str, Any]:
+    """Return settings of the server shape, on stores of one application's own.
+
+    The bounds are wide: tests that use them are about answers, not about waiting.
+    """
+    return {
+        "database_url": fresh_database(postgres_url, name),
+        "redis_url": fresh_redis(redis_url),
+        "redis_timeout_s": 5.0,
+        "database_timeout_s": 20.0,
+    }
+
+
+def stores_asked_for(request: pytest.FixtureRequest, name: str) -> dict[str, Any]:
+    """Return the same where a fixture's parameter is ``server``, and nothing where it is ``embedded``."""
+    if request.param == "embedded":
+        return {}
+    return server_stores(request.getfixturevalue("postgres_url"), request.getfixturevalue("redis_url"), name)
 
 
 def fresh_database(postgres_url: str, suffix: str) -> str:
@@ -354,15 +369,11 @@ async def clocked_server_world(
     postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[World]:
     clock = FakeClock()
-    url = fresh_database(postgres_url, "clocked")
     folder = tmp_path_factory.mktemp("server")
     settings = embedded_settings(
         folder,
         models=own_models(folder, DEMO_MODELS),
-        database_url=url,
-        redis_url=fresh_redis(redis_url),
-        redis_timeout_s=5.0,
-        database_timeout_s=20.0,
+        **server_stores(postgres_url, redis_url, "clocked"),
     )
     async with running(settings, "clocked-server", clock) as world:
         yield ClockedWorld(world, clock)

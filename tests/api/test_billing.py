@@ -26,14 +26,13 @@ from tests.api.conftest import (
     TenantUnderTest,
     World,
     embedded_settings,
-    fresh_database,
     running,
+    stores_asked_for,
 )
 from tests.api.operators import platform_program
 from tests.api.test_predictions import pointers, problem
 from tests.contracts.ledgers import an_event
 from tests.fakes import FakeClock
-from tests.redis_client import fresh_redis
 
 pytestmark = pytest.mark.anyio
 
@@ -45,15 +44,7 @@ ROWS = [[5.1, 3.5, 1.4, 0.2], [6.3, 3.3, 6.0, 2.5], [4.9, 3.0, 1.4, 0.2]]
 async def billing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     """An application of its own, whose clock begins now, as that of Redis does, and goes forward."""
     clock = FakeClock(datetime.now(UTC))
-    changes: dict[str, Any] = {}
-    if request.param == "server":
-        changes = {
-            "database_url": fresh_database(request.getfixturevalue("postgres_url"), "billing"),
-            "redis_url": fresh_redis(request.getfixturevalue("redis_url")),
-            "redis_timeout_s": 5.0,
-            "database_timeout_s": 20.0,
-        }
-    settings = embedded_settings(tmp_path_factory.mktemp("billing"), **changes)
+    settings = embedded_settings(tmp_path_factory.mktemp("billing"), **stores_asked_for(request, "billing"))
     async with running(settings, f"billing-{request.param}", clock) as world:
         yield ClockedWorld(world, clock)
 

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,9 +16,8 @@ from backend.worker.jobs import (
     mailed_token_cleanup,
     revoked_token_cleanup,
 )
-from tests.api.conftest import PASSWORD, ClockedWorld, a_new_number, embedded_settings, fresh_database, running
+from tests.api.conftest import PASSWORD, ClockedWorld, a_new_number, embedded_settings, running, stores_asked_for
 from tests.fakes import FakeClock
-from tests.redis_client import fresh_redis
 
 pytestmark = pytest.mark.anyio
 
@@ -29,16 +27,9 @@ DAY_S = 24 * 3600.0
 @pytest.fixture(params=["embedded", "server"])
 async def aging_world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ClockedWorld]:
     """An application of one test alone, whose clock it may set months ahead."""
-    changes: dict[str, Any] = {}
-    if request.param == "server":
-        changes = {
-            "database_url": fresh_database(request.getfixturevalue("postgres_url"), "aging"),
-            "redis_url": fresh_redis(request.getfixturevalue("redis_url")),
-            "redis_timeout_s": 5.0,
-            "database_timeout_s": 20.0,
-        }
     clock = FakeClock()
-    async with running(embedded_settings(tmp_path, **changes), f"aging-{request.param}", clock) as world:
+    settings = embedded_settings(tmp_path, **stores_asked_for(request, "aging"))
+    async with running(settings, f"aging-{request.param}", clock) as world:
         yield ClockedWorld(world, clock)
 
 

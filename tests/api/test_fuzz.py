@@ -37,9 +37,8 @@ from schemathesis.specs.openapi.checks import (
 
 from backend.domain.plans import seed_plans
 from backend.domain.scopes import TENANT_SCOPES, Role
-from tests.api.conftest import DEMO_MODELS, World, embedded_settings, fresh_database, own_models, running
+from tests.api.conftest import DEMO_MODELS, World, embedded_settings, own_models, running, server_stores
 from tests.api.operators import platform_program
-from tests.redis_client import fresh_redis
 
 # A search that is to take minutes sets these higher.
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "6"))
@@ -119,15 +118,11 @@ def embedded_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target
 
 @pytest.fixture(scope="module")
 def server_target(postgres_url: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    url = fresh_database(postgres_url, "fuzz")
     folder = tmp_path_factory.mktemp("fuzz")
     settings_of_shape = embedded_settings(
         folder,
         models=own_models(folder, DEMO_MODELS),
-        database_url=url,
-        redis_url=fresh_redis(redis_url),
-        redis_timeout_s=5.0,
-        database_timeout_s=20.0,
+        **server_stores(postgres_url, redis_url, "fuzz"),
     )
     with target(settings_of_shape, "fuzz-server") as found:
         yield found

@@ -37,12 +37,22 @@ class Connection:
 
     async def answer(self) -> tuple[int, dict[str, str], Any]:
         """Read one answer: its status, its headers, its body."""
+        head = (await self.head()).decode("latin-1")
         async with asyncio.timeout(WITHIN_S):
-            head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             first, *lines = head.rstrip().split("\r\n")
             headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
             body = await self._reader.readexactly(int(headers["content-length"]))
         return int(first.split()[1]), headers, json.loads(body)
+
+    async def head(self) -> bytes:
+        """Read to the end of what comes before a body."""
+        async with asyncio.timeout(WITHIN_S):
+            return await self._reader.readuntil(b"\r\n\r\n")
+
+    async def rest(self) -> bytes:
+        """Read all that comes until the server closes the connection."""
+        async with asyncio.timeout(WITHIN_S):
+            return await self._reader.read()
 
     async def ended(self) -> bool:
         """Whether the server has closed the connection, once it does or has something to say."""
@@ -192,7 +202,7 @@ async def test_a_body_is_bounded_whether_or_not_it_says_its_length(line: Line, l
 async def test_who_waits_to_be_told_to_go_on_is_told(line: Line) -> None:
     connection = await line.connect()
     await connection.send(line.head(Expect="100-continue"))
-    assert await connection._reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert await connection.head() == b"HTTP/1.1 100 Continue\r\n\r\n"
     await connection.send(GOOD)
     assert is_prediction(await connection.answer())
 
@@ -218,7 +228,7 @@ async def test_a_connection_ends_as_its_client_asked(
 async def test_what_is_no_http_is_refused_and_the_connection_closed(line: Line) -> None:
     connection = await line.connect()
     await connection.send(line.head(None, Transfer_Encoding="chunked") + b"no number\r\n")
-    assert (await connection._reader.read()).startswith(b"HTTP/1.1 400 ")
+    assert (await connection.rest()).startswith(b"HTTP/1.1 400 ")
 
 
 async def test_who_leaves_before_the_answer_harms_nobody(line: Line) -> None:

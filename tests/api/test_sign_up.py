@@ -7,12 +7,11 @@ import pytest
 from httpx import Response
 
 from backend.domain.scopes import Role
-from tests.api.conftest import PASSWORD, World, embedded_settings, fresh_database, running
+from tests.api.conftest import PASSWORD, World, embedded_settings, running, server_stores
 from tests.api.hashing import hashes_counted
 from tests.api.mailbox import letters_to
 from tests.api.test_predictions import pointers, problem
 from tests.api.trails import actions
-from tests.redis_client import fresh_redis
 
 pytestmark = pytest.mark.anyio
 
@@ -32,10 +31,7 @@ async def server_open_world(
         tmp_path_factory.mktemp("open"),
         sign_up=True,
         sign_up_plan="pro",
-        database_url=fresh_database(postgres_url, "open"),
-        redis_url=fresh_redis(redis_url),
-        redis_timeout_s=5.0,
-        database_timeout_s=20.0,
+        **server_stores(postgres_url, redis_url, "open"),
     )
     async with running(settings, "open-server") as world:
         yield world

@@ -11,11 +11,10 @@ import pytest
 from backend.adapters.crypto.signing_keys import SealingSmith
 from backend.services.signing_keys import KEPT_AFTER_RETIREMENT, SigningKeyService
 from backend.worker import signing_key_cleanup
-from tests.api.conftest import SECRETS, ClockedWorld, embedded_settings, fresh_database, running
+from tests.api.conftest import SECRETS, ClockedWorld, embedded_settings, running, stores_asked_for
 from tests.api.test_predictions import problem
 from tests.api.trails import trail
 from tests.fakes import FakeClock
-from tests.redis_client import fresh_redis
 
 pytestmark = pytest.mark.anyio
 
@@ -46,19 +45,7 @@ class Pair:
 @pytest.fixture(params=["embedded", "server"])
 async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
     clock = FakeClock()
-    if request.param == "embedded":
-        settings = embedded_settings(tmp_path, models=tmp_path / "none")
-    else:
-        url = fresh_database(request.getfixturevalue("postgres_url"), "signing")
-        redis_url = fresh_redis(request.getfixturevalue("redis_url"))
-        settings = embedded_settings(
-            tmp_path,
-            models=tmp_path / "none",
-            database_url=url,
-            redis_url=redis_url,
-            redis_timeout_s=5.0,
-            database_timeout_s=20.0,
-        )
+    settings = embedded_settings(tmp_path, models=tmp_path / "none", **stores_asked_for(request, "signing"))
     async with AsyncExitStack() as stack:
         worlds = [
             ClockedWorld(await stack.enter_async_context(running(settings, request.param, clock)), clock)

@@ -19,12 +19,11 @@ from tests.api.conftest import (
     a_new_address,
     calling_from,
     embedded_settings,
-    fresh_database,
     running,
+    server_stores,
 )
 from tests.api.test_predictions import problem
 from tests.api.walk import routes_of
-from tests.redis_client import fresh_redis
 
 pytestmark = pytest.mark.anyio
 
@@ -46,10 +45,7 @@ async def server_strict_world(
         tmp_path_factory.mktemp("strict"),
         **LIMITS,
         trusted_proxies="10.0.0.0/8",
-        database_url=fresh_database(postgres_url, "strict"),
-        redis_url=fresh_redis(redis_url),
-        redis_timeout_s=5.0,
-        database_timeout_s=20.0,
+        **server_stores(postgres_url, redis_url, "strict"),
     )
     async with running(settings, "strict-server") as world:
         yield world

@@ -23,14 +23,13 @@ from tests.api.conftest import (
     TenantUnderTest,
     World,
     embedded_settings,
-    fresh_database,
     running,
+    stores_asked_for,
 )
 from tests.api.operators import platform_program
 from tests.api.test_predictions import pointers, problem
 from tests.contracts.ledgers import an_event
 from tests.fakes import FakeClock
-from tests.redis_client import fresh_redis
 
 pytestmark = pytest.mark.anyio
 
@@ -71,16 +70,8 @@ def a_few_months_ago() -> datetime:
 @pytest.fixture(scope="module", params=["embedded", "server"])
 async def past(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Past]:
     """An application of its own: what expires is everybody's."""
-    changes: dict[str, Any] = {}
-    if request.param == "server":
-        changes = {
-            "database_url": fresh_database(request.getfixturevalue("postgres_url"), "expiry"),
-            "redis_url": fresh_redis(request.getfixturevalue("redis_url")),
-            "redis_timeout_s": 5.0,
-            "database_timeout_s": 20.0,
-        }
     clock = FakeClock(a_few_months_ago())
-    settings = embedded_settings(tmp_path_factory.mktemp("expiry"), **changes)
+    settings = embedded_settings(tmp_path_factory.mktemp("expiry"), **stores_asked_for(request, "expiry"))
     async with running(settings, f"expiry-{request.param}", clock) as world:
         yield await expired_in(ClockedWorld(world, clock))
 

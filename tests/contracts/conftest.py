@@ -14,7 +14,7 @@ from backend.services.ports import LoginThrottle
 from tests.contracts.asking import Desk
 from tests.contracts.ledgers import Books, opened_books
 from tests.contracts.stores import Store, fallback_store, memory_store, redis_store
-from tests.databases import migrated_sqlite, postgres_database
+from tests.databases import migrated_database
 from tests.fakes import FakeClock, FakeHistory
 
 
@@ -52,10 +52,7 @@ def throttle(request: pytest.FixtureRequest, clock: FakeClock) -> LoginThrottle:
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A migrated database of either kind; tests of one module share it, and have tenants of their own."""
-    if request.param == "sqlite":
-        yield migrated_sqlite(tmp_path_factory.mktemp("database"))
-        return
-    with postgres_database(request.getfixturevalue("postgres_url"), is_migrated=True) as url:
+    with migrated_database(request, tmp_path_factory.mktemp("database")) as url:
         yield url
 
 

@@ -12,7 +12,7 @@ from backend.adapters.db.unit_of_work import Database
 from backend.domain.api_keys import ApiKey, PreviousSecret
 from backend.domain.ids import KeyId, TenantId
 from backend.domain.tenants import Tenant, TenantStatus
-from tests.databases import migrated_sqlite, postgres_database
+from tests.databases import migrated_database
 from tests.fakes import FakeClock
 from tests.keys import MADE_AT, a_key
 
@@ -24,10 +24,7 @@ PATIENT_S = 30.0
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield migrated_sqlite(tmp_path)
-        return
-    with postgres_database(request.getfixturevalue("postgres_url"), is_migrated=True) as url:
+    with migrated_database(request, tmp_path) as url:
         yield url
 
 

@@ -30,7 +30,7 @@ from backend.services.exports import ExportService
 from backend.services.usage import UsageService
 from tests.contracts.closing import a_closer, a_subscriber, close
 from tests.contracts.ledgers import Books, an_event, append_all, new_tenant, opened_books
-from tests.databases import connected, migrated_sqlite, postgres_database
+from tests.databases import connected, migrated_database
 from tests.fakes import FakeClock
 
 pytestmark = pytest.mark.anyio
@@ -48,10 +48,7 @@ WITHIN_S = 30.0
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A database of the test's own: what expires is everybody's."""
-    if request.param == "sqlite":
-        yield migrated_sqlite(tmp_path)
-        return
-    with postgres_database(request.getfixturevalue("postgres_url"), is_migrated=True) as url:
+    with migrated_database(request, tmp_path) as url:
         yield url
 
 

@@ -12,7 +12,7 @@ from backend.domain.audit import AuditFilter
 from backend.domain.billing_periods import PeriodState
 from tests.contracts.closing import OVER, PERIOD, a_closer, a_listener, a_subscriber, close, kept, state, told
 from tests.contracts.ledgers import an_event, append_all, new_tenant, opened_books
-from tests.databases import migrated_sqlite, postgres_database
+from tests.databases import migrated_database
 from tests.fakes import FakeClock
 from tests.warm_process import run_warm
 
@@ -24,10 +24,7 @@ MOST_STEPS = 60
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield migrated_sqlite(tmp_path)
-        return
-    with postgres_database(request.getfixturevalue("postgres_url"), is_migrated=True) as url:
+    with migrated_database(request, tmp_path) as url:
         yield url
 
 

@@ -30,9 +30,6 @@ from tests.contracts.closing import OVER, PERIOD, a_closer, a_subscriber, close,
 from tests.contracts.ledgers import PATIENT_S, SERVED_AT, Books, an_event, new_tenant, opened_books
 from tests.databases import postgres_database
 from tests.fakes import FakeClock
-from tests.redis_client import connect
-from tests.server_process import Server
-from tests.servers import private_redis_server
 
 pytestmark = pytest.mark.anyio
 
@@ -51,33 +48,14 @@ async def books(migrated: str) -> AsyncIterator[Books]:
         yield books
 
 
-@pytest.fixture(scope="module")
-def own_redis() -> Iterator[Server]:
-    with private_redis_server() as server:
-        yield server
+@pytest.fixture
+def spill(redis_line: Line) -> RedisUsageSpill:
+    return RedisUsageSpill(redis_line, redis_line, limit=100, metrics=NullMetrics())
 
 
 @pytest.fixture
-async def client(own_redis: Server) -> AsyncIterator[Redis]:
-    async with aclosing(connect(own_redis.url, timeout_s=PATIENT_S)) as client:
-        await client.flushall()
-        yield client
-
-
-@pytest.fixture
-async def line(own_redis: Server, client: Redis) -> AsyncIterator[Line]:
-    async with aclosing(open_line(own_redis.url, PATIENT_S)) as line:
-        yield line
-
-
-@pytest.fixture
-def spill(line: Line) -> RedisUsageSpill:
-    return RedisUsageSpill(line, line, limit=100, metrics=NullMetrics())
-
-
-@pytest.fixture
-def waiting(line: Line) -> RedisWaitingUsage:
-    return RedisWaitingUsage(ScriptRunner(line))
+def waiting(redis_line: Line) -> RedisWaitingUsage:
+    return RedisWaitingUsage(ScriptRunner(redis_line))
 
 
 @pytest.fixture
@@ -146,9 +124,9 @@ async def test_r5_nothing_is_complete_while_nobody_knows_what_waits(
     assert await complete(books, nobody, tenant, clock) == {12: False}
 
 
-async def test_an_entry_that_cannot_be_read_waits_too(client: Redis, waiting: RedisWaitingUsage) -> None:
-    await client.xadd(keys.usage_spill(), {"event": b"{not json"}, id="1784118615123-0")
-    await client.xadd(keys.usage_spill(), {"other": b"field"})
+async def test_an_entry_that_cannot_be_read_waits_too(redis_client: Redis, waiting: RedisWaitingUsage) -> None:
+    await redis_client.xadd(keys.usage_spill(), {"event": b"{not json"}, id="1784118615123-0")
+    await redis_client.xadd(keys.usage_spill(), {"other": b"field"})
     assert await waiting.oldest_at() == datetime(2026, 7, 15, 12, 30, 15, 123000, tzinfo=UTC)
 
 
