@@ -9,9 +9,10 @@ import queue
 import re
 import sys
 import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 import orjson
 
@@ -33,25 +34,42 @@ FIELDS = (
     "resource",
     "count",
 )
+_NUMBERS = (bool, int, float)
 _SECRETS = re.compile(
     r"fc_(?:live|test)_[0-9A-Za-z]{12}_[0-9A-Za-z]+|f[rms]_[\w-]{20,}|eyJ[\w-]{5,}\.[\w-]+\.[\w-]+|://[^/\s:@]*:[^/\s@]+@"
 )
 # C0 and C1 controls, the other two line breaks of Unicode, and halves of characters, which no encoder takes.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# How each of the secrets begins, and what is unsafe: most texts hold none of it, and one look says so.
+_SUSPECT = re.compile(r"f[crms]_|eyJ|://|[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def redacted(text: str) -> str:
     """Return a text without secrets and without control characters."""
+    if not _SUSPECT.search(text):
+        return text
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", _SECRETS.sub("[redacted]", text))
 
 
-def _fields(record: logging.LogRecord) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name in FIELDS:
-        value = getattr(record, name, None)
-        if value is not None:
-            found[name] = value if isinstance(value, bool | int | float) else redacted(str(value))
-    return found
+class _Line(NamedTuple):
+    """What one line says; nothing in it is redacted yet but the stack."""
+
+    created_s: float
+    level: str
+    logger: str
+    message: str
+    values: Mapping[str, object]
+    stack: str | None = None
+
+    def fields(self) -> dict[str, object]:
+        """Return those of the values that may be written."""
+        found: dict[str, object] = {}
+        values = self.values
+        for name in FIELDS:
+            value = values.get(name)
+            if value is not None:
+                found[name] = value if isinstance(value, _NUMBERS) else redacted(str(value))
+        return found
 
 
 def _stack(record: logging.LogRecord) -> str | None:
@@ -60,13 +78,14 @@ def _stack(record: logging.LogRecord) -> str | None:
     return redacted("".join(traceback.format_exception(*record.exc_info)).replace("\n", " | "))
 
 
-def _records(record: logging.LogRecord) -> list[logging.LogRecord]:
-    """Take a batch of access lines apart: a record each, as if each had been logged by itself."""
-    lines = getattr(record, "lines", None)
-    if lines is None:
-        return [record]
-    batch = {"name": record.name, "levelname": record.levelname, "levelno": record.levelno, "msg": "request"}
-    return [logging.makeLogRecord({**batch, **line}) for line in lines]
+def _lines(record: logging.LogRecord) -> list[_Line]:
+    """Return what a record says: one line, or of a batch of access lines each, as if it had been logged by itself."""
+    level, logger = record.levelname.lower(), record.name
+    batch = getattr(record, "lines", None)
+    if batch is None:
+        message, values = record.getMessage(), record.__dict__
+        return [_Line(record.created, level, logger, message, values, _stack(record))]
+    return [_Line(values["created"], level, logger, "request", values) for values in batch]
 
 
 class JsonFormatter(logging.Formatter):
@@ -74,20 +93,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, or the lines of a batch."""
-        return "\n".join([self._line(each) for each in _records(record)])
-
-    def _line(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": redacted(record.getMessage()),
-            **_fields(record),
-        }
-        stack = _stack(record)
-        if stack:
-            line["stack"] = stack
-        return orjson.dumps(line).decode()
+        return "\n".join([_as_json(line) for line in _lines(record)])
 
 
 class TextFormatter(logging.Formatter):
@@ -95,14 +101,27 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, or the lines of a batch."""
-        return "\n".join([self._line(each) for each in _records(record)])
+        return "\n".join([_as_text(line) for line in _lines(record)])
 
-    def _line(self, record: logging.LogRecord) -> str:
-        time = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S")
-        fields = " ".join(f"{name}={value}" for name, value in _fields(record).items())
-        stack = _stack(record)
-        parts = (time, f"{record.levelname.lower():<7}", redacted(record.getMessage()), fields, stack or "")
-        return " ".join(part for part in parts if part)
+
+def _as_json(line: _Line) -> str:
+    content: dict[str, object] = {
+        "time": datetime.fromtimestamp(line.created_s, UTC).isoformat(timespec="milliseconds"),
+        "level": line.level,
+        "logger": line.logger,
+        "message": redacted(line.message),
+        **line.fields(),
+    }
+    if line.stack:
+        content["stack"] = line.stack
+    return orjson.dumps(content).decode()
+
+
+def _as_text(line: _Line) -> str:
+    time = datetime.fromtimestamp(line.created_s, UTC).strftime("%H:%M:%S")
+    fields = " ".join(f"{name}={value}" for name, value in line.fields().items())
+    parts = (time, f"{line.level:<7}", redacted(line.message), fields, line.stack or "")
+    return " ".join(part for part in parts if part)
 
 
 class _Queue(QueueHandler):
