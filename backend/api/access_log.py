@@ -18,7 +18,14 @@ Line = dict[str, object]
 def log_access(scope: Scope, status: int, request_id: str, started_s: float) -> None:
     """Write the access line of a request that began at ``started_s`` of the performance counter."""
     if access_log.isEnabledFor(logging.INFO):
-        access_log.info("request", extra=_line(scope, status, request_id, started_s))
+        # The path only: a query string may hold what should not have been sent.
+        line = access_line(scope["method"], scope["path"], scope.get("client_address"))
+        access_log.info("request", extra=_answered(line, status, request_id, started_s))
+
+
+def access_line(method: str, path: str, client: str | None) -> Line:
+    """Return what an access line says that is known before the request is answered."""
+    return {"method": method, "path": path, "client": client}
 
 
 class BatchedAccessLog:
@@ -27,11 +34,11 @@ class BatchedAccessLog:
     def __init__(self) -> None:
         self._lines: list[Line] = []
 
-    def note(self, scope: Scope, status: int, request_id: str, started_s: float) -> None:
+    def note(self, line: Line, status: int, request_id: str, started_s: float) -> None:
         """Write the access line of a request before long."""
         if not access_log.isEnabledFor(logging.INFO):
             return
-        line = _line(scope, status, request_id, started_s)
+        line = _answered(line, status, request_id, started_s)
         line["created"] = time.time()
         self._lines.append(line)
         if len(self._lines) == 1:
@@ -46,13 +53,10 @@ class BatchedAccessLog:
             access_log.info("requests", extra={"lines": lines})
 
 
-def _line(scope: Scope, status: int, request_id: str, started_s: float) -> Line:
-    # The path only: a query string may hold what should not have been sent.
+def _answered(line: Line, status: int, request_id: str, started_s: float) -> Line:
     return {
-        "method": scope["method"],
-        "path": scope["path"],
+        **line,
         "status": status,
         "duration_ms": round((time.perf_counter() - started_s) * 1000, 2),
         "request_id": request_id,
-        "client": scope.get("client_address"),
     }

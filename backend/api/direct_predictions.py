@@ -8,16 +8,17 @@ a dependency, a page's Origin, a header that stands there twice) goes on to Fast
 
 import logging
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from backend.api.access_log import BatchedAccessLog
+from backend.api.access_log import BatchedAccessLog, Line, access_line
 from backend.api.deps.callers import Authenticators, credential_in
 from backend.api.errors import problem_response
-from backend.api.limit_headers import RawHeaders
 from backend.api.middleware import (
     HSTS,
     SECURITY_HEADERS,
@@ -26,10 +27,13 @@ from backend.api.middleware import (
     client_address,
     request_id_of,
 )
-from backend.api.prediction_wire import Sent, Written, read_command, write
+from backend.api.prediction_wire import Head, Written, headers_in, read_command, write
 from backend.api.resources import Resources
+from backend.api.whole_requests import WholeRequest, whole_request_in
+from backend.domain.callers import PredictCaller
 from backend.domain.errors import ForecourtError
-from backend.services.authentication import KeyAuthenticator, TokenAuthenticator
+from backend.domain.ids import new_id
+from backend.services.authentication import KeyAuthenticator, RecentCaller, TokenAuthenticator
 from backend.services.predictions import PredictionService
 
 error_log = logging.getLogger("forecourt.errors")
@@ -40,28 +44,7 @@ VERB = "/predict"
 _GENERIC, _MODELS, _VERB = GENERIC_PATH.encode(), MODELS_PATH.encode(), VERB.encode()
 TOKEN_PATH = "/v1/auth/token"  # noqa: S105  # a path
 
-WHOLE_REQUEST = "forecourt.whole-request"
-"""The extension of ASGI by which a server says that a request is there to its end: ``{"request": WholeRequest}``."""
-
 Headers = dict[bytes, bytes]
-
-
-class WholeRequest(Protocol):
-    """A request of which nothing is awaited any more."""
-
-    def take(self) -> bytes:
-        """Return the body."""
-        ...
-
-    def answer(self, status: int, headers: bytes, body: bytes) -> bool:
-        """Send an answer at once; return whether that was possible, otherwise it has to be sent the usual way.
-
-        Args:
-            status: of HTTP.
-            headers: as lines, each with its end; one of them tells the length of the body.
-            body: the whole of it.
-        """
-        ...
 
 
 class CallerLeft(Exception):
@@ -75,6 +58,20 @@ class _Served:
     resources: Resources
     authenticators: Authenticators
     predictions: PredictionService
+
+
+@dataclass(slots=True)
+class _Usual:
+    """What the head of a usual request comes down to, and who sent the last one with it."""
+
+    head: Head
+    address: str | None
+    line: Line
+    tail: str
+    """The headers that every answer has."""
+    request_id: str | None
+    """The caller's own, where there is one that is well-formed."""
+    recent: RecentCaller | None = None
 
 
 class Application(FastAPI):
@@ -115,32 +112,36 @@ class DirectPredictions:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._otherwise(scope, receive, send)
             return
+        usual = self._usual(scope)
+        whole = whole_request_in(scope)
+        if usual is None:
+            if scope["path"] == TOKEN_PATH:
+                # Many may arrive at once, and each costs several predictions before it is even known what it wants.
+                await self._served().resources.precedence.give_way()
+            await self._otherwise(scope, receive, send)
+        elif whole is None:
+            await self._serve(usual, receive, send)
+        else:
+            if usual.request_id is None:
+                whole.remember(partial(self._again, usual))
+            await self._serve_whole(usual, whole)
+
+    def _usual(self, scope: Scope) -> _Usual | None:
+        """Read a head; ``None`` where it is for FastAPI."""
         path = scope["path"]
         model = _model_in(path)
         headers: Headers = dict(scope["headers"])
         if (path != GENERIC_PATH and model is None) or self._is_unusual(scope, headers):
-            if path == TOKEN_PATH:
-                # Many may arrive at once, and each costs several predictions before it is even known what it wants.
-                await self._served().resources.precedence.give_way()
-            await self._otherwise(scope, receive, send)
-            return
-        started_s = time.perf_counter()
-        request_id = request_id_of(headers.get(b"x-request-id"))
-        scope["request_id"] = request_id
-        address = scope["client_address"] = client_address(scope, self._trusted)
-        status = 0
-        try:
-            whole = _whole_request(scope)
-            written = await self._answer(path, headers, request_id, model, address, whole or receive)
-            status = written.status
-            finished = _finished(written, scope)
-            if whole is None or not whole.answer(status, _as_lines(finished), written.body):
-                await send({"type": "http.response.start", "status": status, "headers": finished})
-                await send({"type": "http.response.body", "body": written.body})
-        except CallerLeft:
-            return
-        finally:
-            self.access_log.note(scope, status, request_id, started_s)
+            return None
+        own_id = headers.get(b"x-request-id")
+        address = client_address(scope, self._trusted)
+        return _Usual(
+            head=Head.of("POST", path, model, headers),
+            address=address,
+            line=access_line("POST", path, address),
+            tail=_TAIL + _HSTS if scope["scheme"] == "https" else _TAIL,
+            request_id=None if own_id is None else request_id_of(own_id),
+        )
 
     def _is_unusual(self, scope: Scope, headers: Headers) -> bool:
         return bool(
@@ -153,29 +154,55 @@ class DirectPredictions:
             or self._bounds.forbid(headers.get(b"content-length"))
         )
 
-    async def _answer(
-        self,
-        path: str,
-        headers: Headers,
-        request_id: str,
-        model: str | None,
-        address: str | None,
-        source: Receive | WholeRequest,
-    ) -> Written:
+    def _again(self, usual: _Usual, whole: WholeRequest) -> Coroutine[Any, Any, None] | None:
+        """Serve one more request with the same head."""
+        return None if self._app.dependency_overrides else self._serve_whole(usual, whole)
+
+    async def _serve_whole(self, usual: _Usual, whole: WholeRequest) -> None:
+        started_s = time.perf_counter()
+        request_id = usual.request_id or new_id("req")
+        status = 0
+        try:
+            written = await self._answer(usual, request_id, whole)
+            status = written.status
+            lines = f"{written.lines}x-request-id: {request_id}\r\n{usual.tail}"
+            while not whole.answer(status, lines, written.body):
+                await whole.drained()
+        finally:
+            whole.leave()
+            self.access_log.note(usual.line, status, request_id, started_s)
+
+    async def _serve(self, usual: _Usual, receive: Receive, send: Send) -> None:
+        started_s = time.perf_counter()
+        request_id = usual.request_id or new_id("req")
+        status = 0
+        try:
+            written = await self._answer(usual, request_id, receive)
+            status = written.status
+            headers = headers_in(f"{written.lines}x-request-id: {request_id}\r\n{usual.tail}")
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": written.body})
+        except CallerLeft:
+            return
+        finally:
+            self.access_log.note(usual.line, status, request_id, started_s)
+
+    async def _answer(self, usual: _Usual, request_id: str, source: Receive | WholeRequest) -> Written:
         try:
             served = self._served()
-            key = headers.get(b"x-api-key")
-            credential = credential_in(
-                headers.get(b"authorization", b"").decode("latin-1"), None if key is None else key.decode("latin-1")
-            )
-            caller = await served.authenticators.predict_caller(credential, address)
-            body = await self._body(source)
-            command = read_command(Sent("POST", path, headers, request_id, body), model)
-            served.resources.precedence.enter()
+            recent = usual.recent
+            if recent is not None and served.authenticators.keys.still_holds(recent):
+                caller = recent.caller
+            else:
+                caller = await self._authenticate(usual, served.authenticators)
+            body = await self._body(source) if callable(source) else self._bounds.checked(source.take())
+            command = read_command(usual.head, body, request_id)
+            precedence = served.resources.precedence
+            precedence.enter()
             try:
                 return write(await served.predictions.predict(caller, command))
             finally:
-                served.resources.precedence.leave()
+                precedence.leave()
         except CallerLeft:
             raise
         except ForecourtError as refusal:
@@ -184,9 +211,17 @@ class DirectPredictions:
             error_log.exception("unhandled error", extra={"request_id": request_id})
             return _refused(ForecourtError("Something went wrong on our side."), request_id)
 
-    async def _body(self, source: Receive | WholeRequest) -> bytes:
-        if not callable(source):
-            return self._bounds.checked(source.take())
+    async def _authenticate(self, usual: _Usual, authenticators: Authenticators) -> PredictCaller:
+        headers = usual.head.headers
+        key = headers.get(b"x-api-key")
+        credential = credential_in(
+            headers.get(b"authorization", b"").decode("latin-1"), None if key is None else key.decode("latin-1")
+        )
+        caller = await authenticators.predict_caller(credential, usual.address)
+        usual.recent = authenticators.keys.recent(credential, caller)
+        return caller
+
+    async def _body(self, source: Receive) -> bytes:
         receive = self._bounds.bounded(source)
         message = await receive()
         body: bytes = message.get("body", b"")
@@ -229,26 +264,13 @@ def _model_in(path: str) -> str | None:
     return model if model and "/" not in model and "\0" not in model else None
 
 
-def _finished(written: Written, scope: Scope) -> RawHeaders:
-    headers = [*written.headers, (b"x-request-id", scope["request_id"].encode()), *SECURITY_HEADERS]
-    if scope["scheme"] == "https":
-        headers.append(HSTS)
-    return headers
-
-
-def _whole_request(scope: Scope) -> WholeRequest | None:
-    extensions = scope.get("extensions")
-    if not extensions or WHOLE_REQUEST not in extensions:
-        return None
-    # Taken out: a request and its scope that held each other would have to be found by the collector.
-    whole: WholeRequest = extensions.pop(WHOLE_REQUEST)["request"]
-    return whole
-
-
-def _as_lines(headers: RawHeaders) -> bytes:
-    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
+def _as_lines(headers: list[tuple[bytes, bytes]]) -> str:
+    return b"".join([b"%b: %b\r\n" % pair for pair in headers]).decode("latin-1")
 
 
 def _refused(refusal: ForecourtError, request_id: str) -> Written:
     response = problem_response(refusal, request_id)
-    return Written(response.status_code, response.raw_headers, bytes(response.body))
+    return Written(response.status_code, _as_lines(response.raw_headers), bytes(response.body))
+
+
+_TAIL, _HSTS = _as_lines(SECURITY_HEADERS), _as_lines([HSTS])

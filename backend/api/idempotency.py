@@ -41,21 +41,27 @@ def claim_of(request: Request, body: bytes) -> IdempotencyClaim | None:
     Raises:
         Invalid: the header is not 1-255 printable characters.
     """
-    key = request.headers.get("idempotency-key")
-    return claim_on(request.method, request.url.path, None if key is None else key.encode("latin-1"), body)
+    header = request.headers.get("idempotency-key")
+    if header is None:
+        return None
+    key = header.encode("latin-1")
+    check_key(key)
+    return claim_on(request.method, request.url.path, key, body)
 
 
-def claim_on(method: str, path: str, key: bytes | None, body: bytes) -> IdempotencyClaim | None:
-    """Return the same for a request that has been taken apart.
+def check_key(key: bytes) -> None:
+    """Refuse what is no Idempotency-Key.
 
     Raises:
-        Invalid: the key is not 1-255 printable characters.
+        Invalid: it is not 1-255 printable characters.
     """
-    if key is None:
-        return None
     if not _KEY.fullmatch(key):
         problem = FieldError("/header/Idempotency-Key", "must be 1-255 printable characters")
         raise Invalid(errors=(problem,))
+
+
+def claim_on(method: str, path: str, key: bytes, body: bytes) -> IdempotencyClaim:
+    """Return the same for a request that has been taken apart, and a key that has been checked."""
     target = f"{method} {path}\n".encode()
     return IdempotencyClaim(key=key.decode(), fingerprint=blake2b(target + body, digest_size=32).digest())
 

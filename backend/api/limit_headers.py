@@ -6,38 +6,37 @@ from functools import lru_cache
 from backend.domain.admission import Standing
 from backend.domain.limits import QuotaState, RateState
 
-RawHeaders = list[tuple[bytes, bytes]]
-
 UNLIMITED = "unlimited"
 
 
 def limit_headers(standing: Standing) -> dict[str, str]:
     """Return the headers for a standing: the most constrained rate limit first, then the tightest quota."""
-    return {name.decode(): value.decode() for name, value in raw_limit_headers(standing)}
+    return dict(line.split(": ", 1) for line in limit_lines(standing).splitlines())
 
 
-def raw_limit_headers(standing: Standing) -> RawHeaders:
-    """Return the same as they go over the wire."""
-    headers: RawHeaders = []
+def limit_lines(standing: Standing) -> str:
+    """Return the same as they go over the wire, each with its end."""
     rates, quotas = standing.rates, standing.quotas
-    if rates:
-        policy = ", ".join(
-            [f'"{state.rule.scope}";q={state.rule.per_window};w={state.rule.window_s}' for state in rates]
-        )
-        left = ", ".join(
-            [f'"{state.rule.scope}";r={state.remaining};t={state.reset_s}' for state in sorted(rates, key=_part_left)]
-        )
-        headers += [(b"ratelimit-policy", policy.encode()), (b"ratelimit", left.encode())]
-    if quotas:
-        quota = quotas[0] if len(quotas) == 1 else min(quotas, key=_rows_left)
-        capped = quota.rule.limit is not None
-        headers += [
-            (b"x-quota-limit", str(quota.rule.limit if capped else UNLIMITED).encode()),
-            (b"x-quota-used", str(quota.used + quota.reserved).encode()),
-            (b"x-quota-remaining", str(quota.remaining if capped else UNLIMITED).encode()),
-            (b"x-quota-reset", _written(quota.resets_at_s)),
-        ]
-    return headers
+    return (_rate_lines(rates) if rates else "") + (_quota_lines(quotas) if quotas else "")
+
+
+def _rate_lines(rates: tuple[RateState, ...]) -> str:
+    policy = ", ".join([f'"{state.rule.scope}";q={state.rule.per_window};w={state.rule.window_s}' for state in rates])
+    left = ", ".join(
+        [f'"{state.rule.scope}";r={state.remaining};t={state.reset_s}' for state in sorted(rates, key=_part_left)]
+    )
+    return f"ratelimit-policy: {policy}\r\nratelimit: {left}\r\n"
+
+
+def _quota_lines(quotas: tuple[QuotaState, ...]) -> str:
+    quota = quotas[0] if len(quotas) == 1 else min(quotas, key=_rows_left)
+    capped = quota.rule.limit is not None
+    return (
+        f"x-quota-limit: {quota.rule.limit if capped else UNLIMITED}\r\n"
+        f"x-quota-used: {quota.used + quota.reserved}\r\n"
+        f"x-quota-remaining: {quota.remaining if capped else UNLIMITED}\r\n"
+        f"x-quota-reset: {_written(quota.resets_at_s)}\r\n"
+    )
 
 
 def _part_left(state: RateState) -> float:
@@ -49,6 +48,6 @@ def _rows_left(state: QuotaState) -> float:
 
 
 @lru_cache(maxsize=8)
-def _written(instant_s: int) -> bytes:
+def _written(instant_s: int) -> str:
     # The same all month.
-    return datetime.fromtimestamp(instant_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+    return datetime.fromtimestamp(instant_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

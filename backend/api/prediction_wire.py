@@ -1,101 +1,123 @@
 """A prediction's request and answer as bytes: what both of its routes have in common, and neither does on its own."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import from_json
 
 from backend.api.errors import field_error
-from backend.api.idempotency import claim_on
-from backend.api.limit_headers import RawHeaders, raw_limit_headers
+from backend.api.idempotency import check_key, claim_on
+from backend.api.limit_headers import limit_lines
 from backend.api.schemas.predictions import ModelPredictIn, PredictIn, write_answer
 from backend.domain.admission import StoredAnswer
 from backend.domain.errors import BadRequest, FieldError, Invalid
 from backend.domain.models import OutputOptions
 from backend.domain.predictions import PredictCommand, PredictionAnswer, ReplayedAnswer
+from backend.domain.records import record
 
 MAX_DEADLINE_MS = 600_000
 _LONGEST_DEADLINE = len(str(MAX_DEADLINE_MS))
 
 B = TypeVar("B", bound=ModelPredictIn)
 
-_JSON = (b"content-type", b"application/json")
-_HIT = (b"cache-status", b"forecourt; hit")
-_MISS = (b"cache-status", b"forecourt; fwd=miss")
 _BOTH = OutputOptions()
 _LABELS_ONLY = OutputOptions(probabilities=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A request, freed of its server: ``headers`` by lower-case name, the first of each."""
+@record(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a request's headers ask for beside the answer."""
+
+    reads_cache: bool
+    fills_cache: bool
+    deadline_s: float | None
+    idempotency_key: bytes | None
+
+
+@record(frozen=True, slots=True, kw_only=True)
+class Head:
+    """What a request says before its body, freed of its server: the same for many requests of one caller.
+
+    ``model`` is the one in the path, ``None`` where it stands in the body. ``terms`` are ``None`` where a header is
+    wrong, which is said once the body has been read.
+    """
 
     method: str
     path: str
+    model: str | None
     headers: Mapping[bytes, bytes]
-    request_id: str
-    body: bytes
+    terms: Terms | None
+
+    @classmethod
+    def of(cls, method: str, path: str, model: str | None, headers: Mapping[bytes, bytes]) -> "Head":
+        """Read a head; ``headers`` by lower-case name, the first of each."""
+        try:
+            terms = _terms(headers)
+        except Invalid:
+            terms = None
+        return cls(method=method, path=path, model=model, headers=headers, terms=terms)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Written:
-    """An answer, ready to be sent."""
+    """An answer, ready to be sent: ``lines`` are its headers, each with its end."""
 
     status: int
-    headers: RawHeaders
+    lines: str
     body: bytes
 
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The headers as ASGI takes them."""
+        return headers_in(self.lines)
 
-def read_command(sent: Sent, model: str | None) -> PredictCommand:
-    """Return what a request asks for; ``model`` is the one in its path, ``None`` where it stands in the body.
+
+def headers_in(lines: str) -> list[tuple[bytes, bytes]]:
+    """Return header lines as pairs of name and value."""
+    pairs = [line.partition(": ") for line in lines.split("\r\n") if line]
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, _, value in pairs]
+
+
+def read_command(head: Head, body: bytes, request_id: str) -> PredictCommand:
+    """Return what a request asks for.
 
     Raises:
         BadRequest: the body is not JSON.
         Invalid: it is not of the right form, or a header is not.
     """
-    content = _content(sent.body)
+    content, model = _content(body), head.model
     inputs, options = _plain_inputs(content, model), _BOTH
     if inputs is None:
         wanted = _validated(PredictIn if model is None else ModelPredictIn, content)
         inputs = wanted.inputs
         options = _BOTH if wanted.parameters.probabilities else _LABELS_ONLY
-    headers = sent.headers
-    cache_control = headers.get(b"cache-control", b"").lower()
-    reads = fills = True
-    if cache_control:
-        fills = b"no-store" not in cache_control
-        # Whoever takes nothing that has aged takes nothing from a cache.
-        reads = fills and b"no-cache" not in cache_control and b"max-age=0" not in cache_control
+    terms = head.terms or _terms(head.headers)
+    key = terms.idempotency_key
     return PredictCommand(
         model=content["model"] if model is None else model,
         inputs=inputs,
         options=options,
-        request_id=sent.request_id,
-        idempotency=claim_on(sent.method, sent.path, headers.get(b"idempotency-key"), sent.body),
-        reads_cache=reads,
-        fills_cache=fills,
-        deadline_s=_deadline_s(headers.get(b"x-deadline-ms")),
+        request_id=request_id,
+        idempotency=None if key is None else claim_on(head.method, head.path, key, body),
+        reads_cache=terms.reads_cache,
+        fills_cache=terms.fills_cache,
+        deadline_s=terms.deadline_s,
         render=_stored,
     )
 
 
 def write(result: PredictionAnswer | ReplayedAnswer) -> Written:
     """Return the answer as it goes out, but for what every answer of this API carries."""
+    limits = limit_lines(result.standing)
     if isinstance(result, ReplayedAnswer):
-        body = result.answer.body
-        first = [(b"idempotency-replayed", b"true"), (b"x-usage-units", b"0")]
-        return Written(result.answer.status, [*first, *raw_limit_headers(result.standing), _length(body), _JSON], body)
-    event, body = result.event, write_answer(result)
-    headers = [
-        (b"x-usage-units", b"%d" % event.units),
-        _HIT if event.cached_units == event.units else _MISS,
-        *raw_limit_headers(result.standing),
-        _length(body),
-        _JSON,
-    ]
-    return Written(200, headers, body)
+        status, body = result.answer.status, result.answer.body
+        first = "idempotency-replayed: true\r\nx-usage-units: 0\r\n"
+    else:
+        event, status, body = result.event, 200, write_answer(result)
+        how = "hit" if event.cached_units == event.units else "fwd=miss"
+        first = f"x-usage-units: {event.units}\r\ncache-status: forecourt; {how}\r\n"
+    return Written(status, f"{first}{limits}content-length: {len(body)}\r\ncontent-type: application/json\r\n", body)
 
 
 def parse_body(model: type[B], body: bytes) -> B:
@@ -137,8 +159,26 @@ def _stored(answer: PredictionAnswer) -> StoredAnswer:
     return StoredAnswer(status=200, body=write_answer(answer))
 
 
-def _length(body: bytes) -> tuple[bytes, bytes]:
-    return b"content-length", b"%d" % len(body)
+def _terms(headers: Mapping[bytes, bytes]) -> Terms:
+    """Return what the headers ask for.
+
+    Raises:
+        Invalid: one of them is wrong.
+    """
+    cache_control = headers.get(b"cache-control", b"").lower()
+    reads = fills = b"no-store" not in cache_control
+    if cache_control:
+        # Whoever takes nothing that has aged takes nothing from a cache.
+        reads = fills and b"no-cache" not in cache_control and b"max-age=0" not in cache_control
+    key = headers.get(b"idempotency-key")
+    if key is not None:
+        check_key(key)
+    return Terms(
+        reads_cache=reads,
+        fills_cache=fills,
+        deadline_s=_deadline_s(headers.get(b"x-deadline-ms")),
+        idempotency_key=key,
+    )
 
 
 def _deadline_s(header: bytes | None) -> float | None:

@@ -240,6 +240,17 @@ class KeyGrant:
     model_rates: tuple[RateRule, ...] = ()
     enforcement: Enforcement = Enforcement.ENFORCE
 
+    @property
+    def is_unbounded(self) -> bool:
+        """Whether the key may be used at any time and from anywhere, as far as this copy knows."""
+        key = self.key
+        return (
+            key.revoked_at is None
+            and key.expires_at is None
+            and key.allowed_cidrs is None
+            and self.tenant_status is not TenantStatus.SUSPENDED
+        )
+
     def require_usable(self, instant: datetime, address: str | None) -> None:
         """Refuse a verified key that may not be used now, or not from there.
 

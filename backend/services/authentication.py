@@ -30,11 +30,13 @@ MOST_RECENT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Recent:
+class RecentCaller:
     """The cached copy of a key against which a credential has verified, and the caller that it made."""
 
     grant: KeyGrant
     caller: PredictCaller
+    is_good_always: bool
+    """Whether that copy may be used at any time and from anywhere."""
 
 
 class KeyAuthenticator:
@@ -48,7 +50,7 @@ class KeyAuthenticator:
         self._hasher = hasher
         self._use = use
         self._clock = clock
-        self._recent: dict[bytes, _Recent] = {}
+        self._recent: dict[bytes, RecentCaller] = {}
 
     async def authenticate(self, credential: str, address: str | None, *, fresh: bool = False) -> VerifiedKey:
         """Return what stands behind a key.
@@ -97,7 +99,7 @@ class KeyAuthenticator:
         digest = sha256(credential.encode()).digest()
         if not fresh:
             known = self._recent.get(digest)
-            if known is not None and known.caller.address == address and self._still_holds(known):
+            if known is not None and known.caller.address == address and self.still_holds(known):
                 return known.caller
         verified = await self.authenticate(credential, address, fresh=fresh)
         grant, generation = verified.grant, verified.generation
@@ -105,19 +107,26 @@ class KeyAuthenticator:
         if generation == grant.key.generation and not fresh:
             if len(self._recent) >= MOST_RECENT:
                 self._recent.clear()
-            self._recent[digest] = _Recent(grant, caller)
+            self._recent[digest] = RecentCaller(grant, caller, grant.is_unbounded)
         return caller
 
-    def _still_holds(self, known: "_Recent") -> bool:
+    def recent(self, credential: str, caller: PredictCaller) -> RecentCaller | None:
+        """Return what is remembered of a credential and the caller that it has just made."""
+        known = self._recent.get(sha256(credential.encode()).digest())
+        return known if known is not None and known.caller is caller else None
+
+    def still_holds(self, known: RecentCaller) -> bool:
         """Whether the key is the copy that the secret verified against, and may be used now; notes its use then."""
-        key = known.grant.key
-        if self._keys.cached(key.lookup_id) is not known.grant:
+        grant = known.grant
+        key = grant.key
+        if self._keys.cached(key.lookup_id) is not grant:
             return False
-        try:
-            known.grant.require_usable(self._clock.now(), known.caller.address)
-        except (Unauthenticated, Forbidden):
-            # Said again by whoever looks at the key anew: it may have been widened meanwhile.
-            return False
+        if not known.is_good_always:
+            try:
+                grant.require_usable(self._clock.now(), known.caller.address)
+            except (Unauthenticated, Forbidden):
+                # Said again by whoever looks at the key anew: it may have been widened meanwhile.
+                return False
         self._use.note(key.id, known.caller.generation)
         return True
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from backend.api.deps import PredictCallerDep, PredictionServiceDep
-from backend.api.prediction_wire import MAX_DEADLINE_MS, Sent, read_command, write
+from backend.api.prediction_wire import MAX_DEADLINE_MS, Head, read_command, write
 from backend.api.refusals import refusals
 from backend.api.schemas.predictions import ModelPredictIn, PredictIn, PredictOut
 from backend.domain import errors
@@ -104,8 +104,8 @@ async def _answer(
     request: Request, caller: PredictCaller, service: PredictionService, model: str | None, body: bytes
 ) -> Response:
     headers = dict(reversed(request.scope["headers"]))
-    sent = Sent(request.method, request.scope["path"], headers, request.scope["request_id"], body)
-    written = write(await service.predict(caller, read_command(sent, model)))
+    head = Head.of(request.method, request.scope["path"], model, headers)
+    written = write(await service.predict(caller, read_command(head, body, request.scope["request_id"])))
     response = Response(written.body, written.status)
     response.raw_headers = written.headers
     return response
