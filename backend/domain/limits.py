@@ -9,6 +9,7 @@ exact. Costs are rows. Several limits are decided together: all of them pay, or 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -108,6 +109,11 @@ def decide_rates(rules: tuple[RateRule, ...], stored: tuple[RateLevel, ...], cos
 def rate_states(rules: tuple[RateRule, ...], levels: tuple[RateLevel, ...], now_s: float) -> tuple[RateState, ...]:
     """Return what is left of each limit, when nothing more is spent."""
     return tuple([_state(rule, owed_rows(rule, level, now_s)) for rule, level in zip(rules, levels, strict=True)])
+
+
+def owing_states(rules: tuple[RateRule, ...], owed: Sequence[float]) -> tuple[RateState, ...]:
+    """Return what is left of each limit when so many rows are owed to it now."""
+    return tuple([_state(rule, rows) for rule, rows in zip(rules, owed, strict=True)])
 
 
 def owed_rows(rule: RateRule, level: RateLevel, now_s: float) -> float:

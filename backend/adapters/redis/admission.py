@@ -6,6 +6,7 @@ from backend.adapters.quota_rebuild import Books, QuotaRebuild
 from backend.adapters.redis import keys, wire
 from backend.adapters.redis.line import Reply, Script
 from backend.adapters.redis.scripts import ScriptRunner
+from backend.adapters.redis.turns import Turns
 from backend.adapters.redis.wordings import Wordings
 from backend.domain.admission import (
     AdmissionDecision,
@@ -84,11 +85,12 @@ class RedisAdmission:
     ) -> None:
         self._redis = runner
         self._rebuild = QuotaRebuild(history)
-        self._lease_ttl_s = lease_ttl_s
         self._keeping = wire.Keeping.of(
             answer_ttl_s=idempotency_ttl_s, row_ttl_s=cache_ttl_s, row_limit_bytes=row_limit_bytes
         )
         self._epoch_ttl_s = epoch_ttl_s
+        self._terms = wire.Terms(epoch_ttl_s=epoch_ttl_s, lease_ttl_s=lease_ttl_s)
+        self._turns = Turns(runner)
         self._given_clock = clock
         self._local_clock = clock or SystemClock()
         self._wordings = Wordings()
@@ -102,16 +104,16 @@ class RedisAdmission:
     async def admit(self, tenant_id: TenantId, request: AdmissionRequest) -> AdmissionDecision:
         """Decide one request: epochs, idempotency, limits, quota; read the cache on the way."""
         period = self._period()
+        wording = self._wordings.of(tenant_id, request, period)
+        numbers = wire.spell_numbers(request, wording, self._terms, self._now_s())
+        if request.idempotency is None:
+            decision = await self._turns.admit(tenant_id, request, wording, numbers)
+            if decision is not None:
+                return decision
         for _ in range(MOST_TURNS):
-            call = wire.admit_call(
-                tenant_id,
-                request,
-                self._wordings,
-                period=period,
-                now_s=self._now_s(),
-                epoch_ttl_s=self._epoch_ttl_s,
-                lease_ttl_s=self._lease_ttl_s,
-            )
+            wording = self._wordings.of(tenant_id, request, period)
+            numbers = wire.spell_numbers(request, wording, self._terms, self._now_s())
+            call = wire.admit_call(tenant_id, request, wording, numbers)
             reply = await self._redis.run(self._admit, call.keys, call.args)
             word = reply[0] if isinstance(reply[0], bytes) else b""
             if word in VERDICTS:

@@ -10,11 +10,11 @@
 --           now (negative: ask the server)   start and end of the period the counters are named for
 --           what to do: 0 only look, 1 refuse or spend, 2 let pass what would be refused (shadow)
 --           tenant's version, credential's version, whether they are fresh
---           seconds to keep an epoch         rows asked for   seconds to a lease's expiry
+--           seconds to keep an epoch         seconds to a lease's expiry
 --           seconds to keep leases past the period's end
 --           rate rules  quota rules          then rows and seconds of each rate rule
 --           then the cap of each quota rule, negative where nothing is ever refused
---       2 the lease's id   3 the request's fingerprint, empty when it claims no slot
+--       2 the lease's id   3 the request's fingerprint, empty when it claims no slot   4 rows asked for
 --
 -- Answers {verdict, standing, …}. The standing is big-endian doubles: now, then rows and instant of each rate level,
 -- then used and reserved of each quota. Verdicts are the words of domain/admission.py, and four more:
@@ -38,9 +38,9 @@ local CHUNK = 1000 -- Lua's stack holds some 8000 values
 
 local n = { struct.unpack('>' .. string.rep('d', #ARGV[1] / 8), ARGV[1]) }
 local now, period_start, period_end, spends, enforces = n[1], n[2], n[3], n[4] > 0, n[4] < 2
-local fresh, epoch_s, cost, lease_s, kept_s, rates, quotas = n[7] == 1, n[8], n[9], n[10], n[11], n[12], n[13]
-local rate_at, cap_at = 13, 13 + 2 * rates
-local lease_id, fingerprint = ARGV[2], ARGV[3]
+local fresh, epoch_s, lease_s, kept_s, rates, quotas = n[7] == 1, n[8], n[9], n[10], n[11], n[12]
+local rate_at, cap_at = 12, 12 + 2 * rates
+local lease_id, fingerprint, cost = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local first_counter = 3 + rates
 local slot_at = first_counter + 2 * quotas
 

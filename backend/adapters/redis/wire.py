@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from backend.adapters.redis import keys
 from backend.adapters.redis.line import Reply, Value
-from backend.adapters.redis.wordings import Wordings, limit_keys, said_by
+from backend.adapters.redis.wordings import Wording, Wordings, limit_keys, said_by
 from backend.domain.admission import AdmissionRequest, Lease, Settlement, StoredAnswer
 from backend.domain.api_keys import Environment
 from backend.domain.ids import TenantId
@@ -56,20 +56,18 @@ class Seen(NamedTuple):
     quotas: tuple[QuotaState, ...]
 
 
-def admit_call(
-    tenant_id: TenantId,
-    request: AdmissionRequest,
-    wordings: Wordings,
-    *,
-    period: str,
-    now_s: float,
-    epoch_ttl_s: int,
-    lease_ttl_s: float,
-) -> Call:
-    """Return the call that decides a request."""
-    wording = wordings.of(tenant_id, request, period)
+class Terms(NamedTuple):
+    """What every decision is told by this process."""
+
+    epoch_ttl_s: int
+    lease_ttl_s: float
+
+
+def spell_numbers(request: AdmissionRequest, wording: Wording, terms: Terms, now_s: float) -> bytes:
+    """Return the numbers of a request: the same object as long as they are the same ones."""
     said = said_by(request, now_s)
     if wording.said != said:
+        period = wording.period
         numbers = [
             now_s,
             period_start_s(period),
@@ -78,13 +76,17 @@ def admit_call(
             request.epochs.tenant,
             request.epochs.credential,
             request.epochs.fresh,
-            epoch_ttl_s,
-            request.cost,
-            lease_ttl_s,
+            terms.epoch_ttl_s,
+            terms.lease_ttl_s,
             COUNTER_KEPT_S,
             *_rules(request.rates, request.quotas),
         ]
         wording.numbers, wording.said = _pack(numbers), said
+    return wording.numbers
+
+
+def admit_call(tenant_id: TenantId, request: AdmissionRequest, wording: Wording, numbers: bytes) -> Call:
+    """Return the call that decides a request."""
     touched: list[str | bytes] = [*wording.keys]
     claim = request.idempotency
     if claim is not None:
@@ -92,7 +94,16 @@ def admit_call(
     if request.cache_keys:
         prefix = keys.cached_row_prefix(tenant_id)
         touched += [prefix + digest for digest in request.cache_keys]
-    return Call(touched, [wording.numbers, request.lease_id, b"" if claim is None else claim.fingerprint])
+    return Call(touched, [numbers, request.lease_id, b"" if claim is None else claim.fingerprint, request.cost])
+
+
+def admit_all_call(tenant_id: TenantId, requests: Sequence[AdmissionRequest], wording: Wording, numbers: bytes) -> Call:
+    """Return the call that decides several requests that differ in their rows and leases only."""
+    prefix = keys.cached_row_prefix(tenant_id)
+    touched: list[str | bytes] = [*wording.keys]
+    touched += [prefix + digest for request in requests for digest in request.cache_keys]
+    costs = _pack([request.cost for request in requests])
+    return Call(touched, [numbers, costs, *[request.lease_id for request in requests]])
 
 
 def look_call(
@@ -106,10 +117,10 @@ def look_call(
     token: str,
 ) -> Call:
     """Return the call that only looks at the limits. ``token`` is for counters that have not begun."""
-    numbers = [now_s, period_start_s(period), period_end_s(period), *[0.0] * 8, *_rules(rates, quotas)]
+    numbers = [now_s, period_start_s(period), period_end_s(period), *[0.0] * 7, *_rules(rates, quotas)]
     epochs = [keys.tenant_epoch(tenant_id)] * 2  # Not looked at, but they have their places.
     limits = limit_keys(tenant_id, environment, period, rates, quotas)
-    return Call(keys=[*epochs, *limits], args=[_pack(numbers), token, b""])
+    return Call(keys=[*epochs, *limits], args=[_pack(numbers), token, b"", 0])
 
 
 def settle_call(
@@ -181,7 +192,12 @@ def read_answer(reply: Reply) -> StoredAnswer:
 
 def read_rows(reply: Reply) -> tuple[bytes | None, ...]:
     """Return the cached rows of an admitted request."""
-    return tuple([None if row is None else _bytes(row) for row in reply[2:]])
+    return as_rows(reply[2:])
+
+
+def as_rows(places: Sequence[bytes | int | None]) -> tuple[bytes | None, ...]:
+    """Return cached rows as what they are."""
+    return tuple([None if row is None else _bytes(row) for row in places])
 
 
 def _end_call(

@@ -88,9 +88,9 @@ class Wordings:
 
 
 def said_by(request: AdmissionRequest, now_s: float) -> tuple[object, ...]:
-    """Return what makes one request's numbers differ from those of another with the same limits."""
+    """Return what makes one request's numbers differ from those of another with the same limits: not its rows."""
     epochs: Epochs = request.epochs
-    return (now_s, request.cost, request.enforces, epochs.tenant, epochs.credential, epochs.fresh)
+    return (now_s, request.enforcement, epochs.tenant, epochs.credential, epochs.fresh)
 
 
 def limit_keys(
