@@ -27,7 +27,7 @@ from itertools import chain
 from pathlib import Path
 
 from tests.bench import estimators, isolation
-from tests.bench.comparisons import comparisons
+from tests.bench.comparisons import SERVERS, comparisons
 from tests.bench.machine import Witness, all_cores, split_cores
 from tests.bench.peers import PEERS, peer_comparison, peers_of
 from tests.bench.profile import profile
@@ -90,7 +90,7 @@ def _table(workshop: Path, options: argparse.Namespace) -> None:
         asked = chain(comparisons(site), peer_comparison(site, peers))
         results = [bench.measure(each, _say) for each in asked if each.name.startswith(wanted)]
         facts = (cores.told(), f"load from {site.generator.told}", f"{options.rounds} rounds of {options.seconds:g} s")
-        report = markdown(results, told=facts)
+        report = markdown(results, told=facts, servers=SERVERS)
     (OUTPUT / "bench.md").write_text(report)
     plot(results, OUTPUT / "bench.png")
     sys.stdout.write(f"\n{report}\n")

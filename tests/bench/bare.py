@@ -3,8 +3,11 @@
 FastAPI, a pydantic body, the model loaded once, uvicorn as it comes. No credential, no limit, no metering. It answers
 what ours answers: the label, and the probability of each. ``python -m tests.bench.bare KIND MODEL PORT``, with one of
 
-``sklearn``  the fitted pipeline, in a ``def`` route, which FastAPI runs in a thread
-``onnx``     the pipeline converted for onnxruntime, in an ``async def`` route: it is too fast to be worth a thread
+==============  =============================================================================================
+``sklearn``     the fitted pipeline, in a ``def`` route, which FastAPI runs in a thread
+``onnx``        the same server with nothing but the model exchanged: the pipeline, converted for onnxruntime
+``onnx-async``  that, tuned: in an ``async def`` route, as the converted model is too fast to be worth a thread
+==============  =============================================================================================
 """
 
 import sys
@@ -58,8 +61,31 @@ def sklearn_app(path: str) -> FastAPI:
 
 
 def onnx_app(path: str) -> FastAPI:
-    """The pipeline under onnxruntime, on one thread: the server has one core."""
+    """The pipeline under onnxruntime."""
     app = FastAPI()
+    answer = _converted(path)
+
+    @app.post("/predict")
+    def predict(body: Rows) -> Answer:
+        return answer(body)
+
+    return app
+
+
+def onnx_async_app(path: str) -> FastAPI:
+    """The pipeline under onnxruntime, on the event loop."""
+    app = FastAPI()
+    answer = _converted(path)
+
+    @app.post("/predict")
+    async def predict(body: Rows) -> Answer:
+        return answer(body)
+
+    return app
+
+
+def _converted(path: str) -> Callable[[Rows], Answer]:
+    """Convert a pipeline, and return what runs it on one thread of onnxruntime's own: the server has one core."""
     model = joblib.load(path)
     sample = np.zeros((1, model.n_features_in_), dtype=np.float32)
     converted = skl2onnx.to_onnx(model, sample, options={"zipmap": False})
@@ -68,15 +94,14 @@ def onnx_app(path: str) -> FastAPI:
     session = onnxruntime.InferenceSession(converted.SerializeToString(), options, ["CPUExecutionProvider"])
     [source] = [each.name for each in session.get_inputs()]
 
-    @app.post("/predict")
-    async def predict(body: Rows) -> Answer:
+    def answer(body: Rows) -> Answer:
         labels, probabilities = session.run(None, {source: np.array(body.inputs, dtype=np.float32)})
         return Answer(labels=labels.tolist(), probabilities=probabilities.tolist())
 
-    return app
+    return answer
 
 
-APPS: dict[str, Callable[[str], FastAPI]] = {"sklearn": sklearn_app, "onnx": onnx_app}
+APPS: dict[str, Callable[[str], FastAPI]] = {"sklearn": sklearn_app, "onnx": onnx_app, "onnx-async": onnx_async_app}
 
 if __name__ == "__main__":
     kind, path, port = sys.argv[1:]

@@ -1,7 +1,7 @@
 """The report: Markdown tables, and a plot of the ratios."""
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,9 +16,10 @@ from matplotlib import pyplot as plt
 BUSY_GENERATOR = 0.9
 
 
-def markdown(results: Sequence[Result], *, told: Iterable[str]) -> str:
-    """Return the whole report."""
+def markdown(results: Sequence[Result], *, told: Iterable[str], servers: Mapping[str, str]) -> str:
+    """Return the whole report: what is ``told`` of the run, and what those of the ``servers`` are that it measured."""
     facts = [f"CPython {platform.python_version()} on {platform.machine()}", *told]
+    measured = {name for result in results for name in result.rounds}
     return "\n".join(
         [
             "# Benchmark",
@@ -26,6 +27,8 @@ def markdown(results: Sequence[Result], *, told: Iterable[str]) -> str:
             "; ".join(facts) + ".",
             "",
             "Ratios are medians of the rounds, with their range; each round ran the servers one after the other.",
+            "",
+            *(f"- *{name}*: {what}" for name, what in servers.items() if name in measured),
             "",
             *_goals(results),
             "",
@@ -46,18 +49,23 @@ def _goals(results: Sequence[Result]) -> list[str]:
     for result in results:
         for goal in result.comparison.goals:
             ratios = result.ratios(goal.figure, goal.of, goal.against)
-            sign = "≥" if goal.figure is Figure.THROUGHPUT else "≤"
             rows.append(
                 (
                     f"{result.comparison.name}: {goal.figure} of {goal.of} against {goal.against}",
                     result.comparison.connections,
                     f"**{median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})",
-                    f"{sign} {goal.must:g}",
-                    f"{sign} {goal.aim:g}" if goal.aim is not None else "",
-                    "yes" if goal.is_met_by(median(ratios)) else "**no**",
+                    _bound(goal.figure, goal.must),
+                    _bound(goal.figure, goal.aim),
+                    "" if goal.must is None else "yes" if goal.is_met_by(median(ratios)) else "**no**",
                 )
             )
     return markdown_table(("what", "connections", "ratio", "must reach", "aim", "reached"), rows)
+
+
+def _bound(figure: Figure, ratio: float | None) -> str:
+    if ratio is None:
+        return ""
+    return f"{'≥' if figure is Figure.THROUGHPUT else '≤'} {ratio:g}"
 
 
 def _figures(results: Sequence[Result]) -> list[str]:

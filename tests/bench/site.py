@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.bench.forecourt import Shape, forecourt, predictions, set_up
 from tests.bench.load import MARK, LoadGenerator, http_request
@@ -16,6 +17,9 @@ from tests.bench.table import Contender
 from tests.servers import private_postgres_server, private_redis_server
 
 Say = Callable[[str], None]
+
+BARE_KINDS = {"sklearn": "bare", "onnx": "bare + onnxruntime", "onnx-async": "bare async + onnxruntime"}
+"""The kinds of bare server, as a report names them."""
 
 REPEATED_ROWS = 50
 """Rows of the comparison whose subject is the cache."""
@@ -68,7 +72,7 @@ class Site:
         served = self._bare[kind, file]
         bodies = (f'{{"inputs": [{row}]}}'.encode() for row in self.models.trained(model).rows(ROWS))
         requests = [http_request(served.port, "/predict", body) for body in bodies]
-        return Contender(name="bare" if kind == "sklearn" else "bare + onnxruntime", served=served, requests=requests)
+        return Contender(name=BARE_KINDS[kind], served=served, requests=requests)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +122,7 @@ def open_site(folder: Path, cores: Cores, say: Say, *, models: Collection[str] =
         )
 
 
-def answer_of(contender: Contender) -> tuple[dict[str, str], dict[str, object]]:
+def answer_of(contender: Contender) -> tuple[dict[str, str], Any]:
     """Send a contender's first request; return the headers and the body of the answer."""
     head, _, body = contender.requests[0].replace(MARK.encode(), b"0" * len(MARK)).partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")

@@ -36,15 +36,17 @@ class Contender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """What a ratio has to reach; of a time, what it may reach at most."""
+    """What a ratio has to reach; of a time, what it may reach at most. Without ``must`` it is only told."""
 
     figure: Figure
     of: str
     against: str
-    must: float
+    must: float | None = None
     aim: float | None = None
 
     def is_met_by(self, ratio: float) -> bool:
+        if self.must is None:
+            return True
         return ratio >= self.must if self.figure is Figure.THROUGHPUT else ratio <= self.must
 
 

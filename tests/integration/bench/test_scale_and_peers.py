@@ -1,6 +1,9 @@
 """What the further tables of ``scripts/bench`` make of what was measured, and of what is not there."""
 
+from pathlib import Path
+
 import pytest
+import sklearn
 
 from tests.bench.load import Measured
 from tests.bench.machine import Cores
@@ -40,7 +43,13 @@ def test_a_peer_that_nobody_knows_is_refused() -> None:
         peers_of(("torchserve",))
 
 
-def test_a_peer_that_is_not_installed_is_named_with_its_remedy() -> None:
-    found, missing = peers_of(("mlserver", "litserve"), is_installed=lambda name: name == "litserve")
+def test_a_peer_that_is_not_installed_is_named_with_its_remedy(tmp_path: Path) -> None:
+    program = tmp_path / "litserve" / "bin" / "litserve"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    found, (missing,) = peers_of(("mlserver", "litserve"), environments=tmp_path)
     assert found == ("litserve",)
-    assert missing == ("mlserver is not installed: `var/venv/bin/pip install mlserver` puts it beside the rest",)
+    assert missing.startswith(
+        "mlserver is not installed: `python3 -m venv var/peers/mlserver && var/peers/mlserver/bin/pip"
+    )
+    assert f"install mlserver mlserver-sklearn scikit-learn=={sklearn.__version__}`" in missing
