@@ -2,15 +2,17 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from backend.domain.admission import Lease, Settlement
 from backend.domain.errors import EnforcementUnavailable
+from backend.domain.ids import TenantId
 from backend.services.ports import Admission
 
 log = logging.getLogger(__name__)
 
-TOGETHER = 4
-"""Settlements that share a task, which costs more than one of them. Each waits for the answer to the one before it."""
+TENANTS_TOGETHER = 4
+"""Tenants that share a task, which costs more than one of them. Each waits for the answer to the one before it."""
 
 
 class Settler:
@@ -19,25 +21,26 @@ class Settler:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._unfinished: set[asyncio.Task[None]] = set()
-        self._group: list[Settlement] = []
+        self._turn: dict[TenantId, list[Settlement]] = {}
 
     def settle_soon(self, settlement: Settlement) -> None:
-        """Settle in the loop's next turn, with others of this one."""
-        group = self._group
-        group.append(settlement)
-        if len(group) == 1:
-            task = asyncio.create_task(self._settle_group(group))
-            self._unfinished.add(task)
-            task.add_done_callback(self._unfinished.discard)
-        elif len(group) == TOGETHER:
-            self._group = []
+        """Settle in the loop's next turn, with all others of this one."""
+        turn = self._turn
+        if not turn:
+            asyncio.get_running_loop().call_soon(self._settle_turn)
+        tenant_id = settlement.lease.tenant_id
+        group = turn.get(tenant_id)
+        if group is None:
+            turn[tenant_id] = [settlement]
+        else:
+            group.append(settlement)
 
     async def settle(self, settlement: Settlement) -> None:
         """Settle at once. The usage is durable: what is lost is a counter, rebuilt from it."""
         try:
             await self._admission.settle(settlement.lease.tenant_id, settlement)
         except EnforcementUnavailable:
-            log.warning("lease not settled", extra={"event_id": settlement.lease.id})
+            _not_settled([settlement])
 
     async def release(self, lease: Lease) -> None:
         """Give a lease back; it expires by itself. The caller gets the error for which it is given back."""
@@ -48,14 +51,37 @@ class Settler:
 
     async def settled(self) -> None:
         """Wait until everything that was to be settled soon is."""
+        self._settle_turn()
         if self._unfinished:
             await asyncio.gather(*self._unfinished, return_exceptions=True)
 
-    async def _settle_group(self, group: list[Settlement]) -> None:
-        if group is self._group:
-            self._group = []
-        for settlement in group:
+    def _settle_turn(self) -> None:
+        """Begin to settle what was to be settled soon, if anything still is."""
+        groups = list(self._turn.items())
+        self._turn = {}
+        for first in range(0, len(groups), TENANTS_TOGETHER):
+            task = asyncio.create_task(self._settle_groups(groups[first : first + TENANTS_TOGETHER]))
+            self._unfinished.add(task)
+            task.add_done_callback(self._unfinished.discard)
+
+    async def _settle_groups(self, groups: Sequence[tuple[TenantId, Sequence[Settlement]]]) -> None:
+        for tenant_id, settlements in groups:
+            try:
+                await self._admission.settle_all(tenant_id, settlements)
+            except EnforcementUnavailable:
+                _not_settled(settlements)
+            except Exception:  # whatever it is, the others are owed theirs; and twice changes nothing
+                log.exception("leases are settled one by one")
+                await self._settle_apart(settlements)
+
+    async def _settle_apart(self, settlements: Sequence[Settlement]) -> None:
+        for settlement in settlements:
             try:
                 await self.settle(settlement)
-            except Exception:  # whatever it is, the others of the group are owed theirs
+            except Exception:
                 log.exception("lease not settled", extra={"event_id": settlement.lease.id})
+
+
+def _not_settled(settlements: Sequence[Settlement]) -> None:
+    for settlement in settlements:
+        log.warning("lease not settled", extra={"event_id": settlement.lease.id})

@@ -1,5 +1,6 @@
 """Requests to admission, each with everything that a test does not care about filled in."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 
@@ -103,6 +104,9 @@ class Desk:
         self, lease: Lease, *, answer: StoredAnswer | None = None, fill: tuple[tuple[bytes, bytes], ...] = ()
     ) -> None:
         await self.admission.settle(self.tenant, Settlement(lease=lease, cache_fill=fill, answer=answer))
+
+    async def settle_all(self, leases: Iterable[Lease]) -> None:
+        await self.admission.settle_all(self.tenant, [Settlement(lease=lease) for lease in leases])
 
     async def release(self, lease: Lease) -> None:
         await self.admission.release(self.tenant, lease)

@@ -82,6 +82,13 @@ class Play:
             self.diary.ended.setdefault(lease.id, True)
             await self.desk.settle(lease)
 
+    async def settle_together(self, which: int) -> None:
+        """Some that are next to each other, settled before or given back among them, and the first once more."""
+        some = self.held[which % (len(self.held) + 1) :][:5]
+        for lease in some:
+            self.diary.ended.setdefault(lease.id, True)
+        await self.desk.settle_all([*some, *some[:1]])
+
     async def release(self, which: int) -> None:
         if self.held:
             lease = self.held[which % len(self.held)]
@@ -108,6 +115,7 @@ class Play:
 ACTS: dict[str, Callable[[Play, int], Awaitable[None]]] = {
     "admit": Play.admit,
     "settle": Play.settle,
+    "settle together": Play.settle_together,
     "release": Play.release,
     "wait": Play.wait,
     "look": Play.look,
@@ -116,6 +124,7 @@ ACTS: dict[str, Callable[[Play, int], Awaitable[None]]] = {
 acts = st.one_of(
     st.tuples(st.just("admit"), st.integers(1, 14)),
     st.tuples(st.just("settle"), st.integers(0, 30)),
+    st.tuples(st.just("settle together"), st.integers(0, 30)),
     st.tuples(st.just("release"), st.integers(0, 30)),
     st.tuples(st.just("wait"), st.sampled_from([1, 7, 20, 60, 100, 240, 300])),
     st.tuples(st.just("look"), st.just(0)),

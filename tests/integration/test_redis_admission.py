@@ -21,6 +21,7 @@ from backend.services.ports import Admission
 from tests.contracts.asking import TENANT, Desk, ask, claim, key_quota, key_rate, lease_of, tenant_quota, tenant_rate
 from tests.contracts.stores import PATIENT_S
 from tests.fakes import FakeClock, FakeHistory
+from tests.integration.test_redis_coalescing import packets
 from tests.redis_client import connect
 from tests.server_process import Server
 
@@ -69,17 +70,39 @@ async def test_one_request_is_one_command(start_private_redis: Callable[[], Serv
         assert await script_calls(client) - before == 2
 
 
+async def test_many_settlements_are_one_command_and_those_with_a_slot_one_each(
+    start_private_redis: Callable[[], Server],
+) -> None:
+    whole, keys = tenant_quota(900), ("key_a", "key_b", "key_c")
+    url = start_private_redis().url
+    async with aclosing(connect(url, timeout_s=PATIENT_S)) as client, aclosing(open_line(url, PATIENT_S)) as line:
+        admission = RedisAdmission(ScriptRunner(line), FakeHistory(), cache_ttl_s=300.0)
+        requests = [ask(key=key, quotas=(whole, key_quota(90, subject=key))) for key in keys * 20]
+        requests += [ask(quotas=(whole,), idempotency=claim(str(number))) for number in range(20)]
+        leases = [lease_of(await admission.admit(TENANT, request)) for request in requests]
+        settlements = [Settlement(lease=lease, cache_fill=((lease.id.encode(), b"1"),)) for lease in leases]
+        await admission.settle_all(TENANT, settlements)  # Now the server has the scripts.
+        before, reads = await script_calls(client), await packets(client, "total_reads_processed")
+        await admission.settle_all(TENANT, settlements)
+        assert await packets(client, "total_reads_processed") - reads < 10, "they leave in one write"
+        assert await script_calls(client) - before == 1 + 20
+        await admission.settle_all(TENANT, [Settlement(lease=lease_of(await admission.admit(TENANT, ask())))])
+        assert await script_calls(client) - before == 1 + 20 + 1, "an admission, and nothing to settle"
+
+
 async def test_a_server_that_lost_its_scripts_gets_them_again(redis_client: Redis, admission: RedisAdmission) -> None:
     quota = tenant_quota(10)
     first = await admission.admit(TENANT, ask(quotas=(quota,)))
     await redis_client.script_flush()
-    second = await admission.admit(TENANT, ask(quotas=(quota,)))
+    second, third = [await admission.admit(TENANT, ask(quotas=(quota,))) for _ in range(2)]
     await redis_client.script_flush()
     await admission.settle(TENANT, Settlement(lease=lease_of(first)))
     await redis_client.script_flush()
+    await admission.settle_all(TENANT, [Settlement(lease=lease_of(third))])
+    await redis_client.script_flush()
     await admission.release(TENANT, lease_of(second))
     standing = await admission.standing(TENANT, Environment.LIVE, (), (quota,))
-    assert (standing.quotas[0].used, standing.quotas[0].reserved) == (1, 0)
+    assert (standing.quotas[0].used, standing.quotas[0].reserved) == (2, 0)
 
 
 async def test_nothing_stays_for_ever_and_nothing_leaves_the_tenants_slot(
@@ -120,9 +143,12 @@ async def test_rows_and_answers_are_kept_no_longer_than_configured(redis_client:
     await admission.settle(
         TENANT, Settlement(lease=lease, cache_fill=rows, answer=StoredAnswer(status=200, body=b"{}"))
     )
-    (row,) = [key async for key in redis_client.scan_iter("*:row:*")]
-    assert row.endswith(b"short")
-    assert 0 < await redis_client.pttl(row) <= 2500
+    plain = lease_of(await admission.admit(TENANT, ask()))
+    await admission.settle_all(TENANT, [Settlement(lease=plain, cache_fill=((b"next", b"1234"), (b"more", b"12345")))])
+    found = sorted([key async for key in redis_client.scan_iter("*:row:*")])
+    assert [row.rpartition(b":")[2] for row in found] == [b"next", b"short"]
+    for row in found:
+        assert 0 < await redis_client.pttl(row) <= 2500
     (slot,) = [key async for key in redis_client.scan_iter("*:idem:*")]
     assert 0 < await redis_client.ttl(slot) <= 50
 

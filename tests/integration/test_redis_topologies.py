@@ -47,7 +47,7 @@ async def desk(url: str, tenant: str = "ten_a") -> AsyncIterator[Desk]:
 
 
 async def everything_works(url: str, tenant: str = "ten_a") -> None:
-    """Admit, settle, replay, release, announce, look and throttle."""
+    """Admit, settle alone and together, replay, release, announce, look and throttle."""
     quota, rates = tenant_quota(10), (key_rate(60), tenant_rate(60))
     async with desk(url, tenant) as here:
         request = ask(cost=2, rates=rates, quotas=(quota,), idempotency=claim(), cache_keys=(b"a" * 20, b"b" * 20))
@@ -55,7 +55,8 @@ async def everything_works(url: str, tenant: str = "ten_a") -> None:
         await here.settle(lease, answer=StoredAnswer(status=200, body=b"{}"), fill=((b"a" * 20, b"1"),))
         assert await here.verdict(ask(idempotency=claim())) is Verdict.REPLAY
         await here.release(lease_of(await here.admit(ask(cost=3, quotas=(quota,)))))
-        assert await here.counted(quota) == (2, 0)
+        await here.settle_all([lease_of(await here.admit(ask(quotas=(quota,)))) for _ in range(2)])
+        assert await here.counted(quota) == (4, 0)
         assert await here.remaining(tenant_rate(60)) <= 60
         assert (await here.admit(ask(cache_keys=(b"a" * 20,)))).cached == (b"1",)
         assert await here.verdict(ask(cost=9, quotas=(quota,))) is Verdict.QUOTA_EXCEEDED

@@ -18,6 +18,7 @@ revoked it, and have gone before it could be announced.
 
 import asyncio
 import math
+from collections.abc import Sequence
 
 from backend.adapters.fallback.backlog import Backlog, SharedAdmission
 from backend.adapters.memory.local_share import LocalLease, LocalShare
@@ -119,6 +120,22 @@ class FallbackAdmission:
             await self._shared.settle(tenant_id, settlement)
         except EnforcementUnavailable:
             self._backlog.end(settlement)
+
+    async def settle_all(self, tenant_id: TenantId, settlements: Sequence[Settlement]) -> None:
+        """Turn several leases into use, now or when the shared admission is back."""
+        shared = []
+        for settlement in settlements:
+            if isinstance(settlement.lease, LocalLease):
+                self._backlog.recount(settlement.lease)
+            else:
+                shared.append(settlement)
+        if not shared:
+            return
+        try:
+            await self._shared.settle_all(tenant_id, shared)
+        except EnforcementUnavailable:
+            for settlement in shared:
+                self._backlog.end(settlement)
 
     async def release(self, tenant_id: TenantId, lease: Lease) -> None:
         """Give a lease back, now or when the shared admission is back."""

@@ -1,5 +1,6 @@
 """Admission in one process: plain Python between two awaits is atomic on one event loop."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from backend.adapters.memory.bounded_map import BoundedMap
@@ -124,6 +125,11 @@ class MemoryAdmission:
                 weight=len(row) + ROW_OVERHEAD_BYTES,
                 expires_at_s=now_s + self._cache_ttl_s,
             )
+
+    async def settle_all(self, tenant_id: TenantId, settlements: Sequence[Settlement]) -> None:
+        """Settle several leases."""
+        for settlement in settlements:
+            await self.settle(tenant_id, settlement)
 
     async def release(self, tenant_id: TenantId, lease: Lease) -> None:
         """Give a lease back unused."""

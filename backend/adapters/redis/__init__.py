@@ -8,6 +8,7 @@
     cluster.py       a line to Redis Cluster
     scripts.py       the one door: a line behind a breaker
     wire.py          what the admission scripts are sent, and what they answer
+    settling.py      many leases settled at once
 
 Redis 6.2 or Valkey. The instance must not evict keys that have no time to live, and should not evict at all
 (``maxmemory-policy noeviction``): an evicted counter comes back from the ledger, an evicted limit is whole again.

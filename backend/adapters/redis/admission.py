@@ -1,11 +1,13 @@
 """Admission shared by many processes: one script decides, spends and reads the cache in one round trip."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from backend.adapters.quota_rebuild import Books, QuotaRebuild
 from backend.adapters.redis import keys, wire
 from backend.adapters.redis.line import Reply, Script
 from backend.adapters.redis.scripts import ScriptRunner
+from backend.adapters.redis.settling import SettlingTogether
 from backend.adapters.redis.turns import Turns
 from backend.adapters.redis.wordings import Wordings
 from backend.domain.admission import (
@@ -96,6 +98,7 @@ class RedisAdmission:
         self._wordings = Wordings()
         self._admit = Script("admit")
         self._settle = Script("settle")
+        self._together = SettlingTogether(runner, self._wordings, self._keeping, alone=self.settle)
         self._begin = Script("begin")
         self._announce = Script("announce")
         self._used = Script("used")
@@ -134,6 +137,10 @@ class RedisAdmission:
         call = wire.settle_call(tenant_id, settlement, self._wordings, self._keeping, now_s=self._now_s())
         if call.keys:
             await self._redis.run(self._settle, call.keys, call.args)
+
+    async def settle_all(self, tenant_id: TenantId, settlements: Sequence[Settlement]) -> None:
+        """Settle several leases in one call; each that has a slot or an answer in its own, in the same write."""
+        await self._together.settle(tenant_id, settlements)
 
     async def release(self, tenant_id: TenantId, lease: Lease) -> None:
         """Give a lease back unused."""

@@ -4,7 +4,6 @@ A request names up to a dozen keys and as many numbers; all but its lease, its r
 the request before. They are kept by credential, and worked out again as soon as anything in them is another.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.adapters.redis import keys
@@ -48,7 +47,7 @@ class Wordings:
     def __init__(self) -> None:
         self._known: dict[str, Wording] = {}
 
-    def counters_of(self, lease: Lease) -> Sequence[str]:
+    def counters_of(self, lease: Lease) -> tuple[str, ...]:
         """Return the keys of a lease's counters, each with its leases."""
         known = self._known.get(lease.credential_id)
         if (
@@ -59,7 +58,7 @@ class Wordings:
             and known.tenant_id == lease.tenant_id
         ):
             return known.counters
-        return limit_keys(lease.tenant_id, lease.environment, lease.period, (), lease.quotas)
+        return tuple(limit_keys(lease.tenant_id, lease.environment, lease.period, (), lease.quotas))
 
     def of(self, tenant_id: TenantId, request: AdmissionRequest, period: str) -> Wording:
         """Return what is known of the request's credential."""

@@ -1,5 +1,6 @@
 """Admission: everything that is asked before a model runs, in one call; and what is said afterwards, in one."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from backend.domain.admission import (
@@ -32,6 +33,14 @@ class Admission(Protocol):
 
         Raises:
             EnforcementUnavailable: the store does not answer. The event is in the ledger all the same.
+        """
+        ...
+
+    async def settle_all(self, tenant_id: TenantId, settlements: Sequence[Settlement]) -> None:
+        """Settle several leases of one tenant, in any order: as if each were settled alone, for the price of few.
+
+        Raises:
+            EnforcementUnavailable: the store does not answer. Some may be settled; all may be settled again.
         """
         ...
 

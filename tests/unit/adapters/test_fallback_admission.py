@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -20,6 +20,7 @@ from backend.domain.errors import EnforcementUnavailable
 from backend.domain.health import ResourceHealth
 from backend.domain.ids import TenantId
 from backend.domain.limits import Enforcement, QuotaRule, RateRule
+from backend.domain.plans import QuotaMode
 from tests.contracts.asking import JUST_READ, TENANT, ask, claim, key_rate, lease_of, tenant_quota, tenant_rate
 from tests.contracts.stores import LEASE_TTL_S
 from tests.fakes import FakeClock, FakeHistory
@@ -63,6 +64,10 @@ class SwitchedAdmission:
         self._require_here()
         await self.listens.wait()
         await self._memory.settle(tenant_id, settlement)
+
+    async def settle_all(self, tenant_id: TenantId, settlements: Sequence[Settlement]) -> None:
+        self._require_here()
+        await self._memory.settle_all(tenant_id, settlements)
 
     async def release(self, tenant_id: TenantId, lease: Lease) -> None:
         self._require_here()
@@ -261,6 +266,25 @@ async def test_l3_a_hard_cap_is_not_measured_by_counters_that_still_miss_somethi
     shared.listens.set()
     await server.catch_up()
     assert (await server.admit(TENANT, ask(quotas=HARD))).verdict is Verdict.QUOTA_EXCEEDED
+
+
+@pytest.mark.parametrize("state", ["here", "away", "failing"])
+async def test_l3_of_leases_settled_together_each_is_told_once_and_counted_from_where_it_was_granted(
+    clock: FakeClock, state: str
+) -> None:
+    shared = SwitchedAdmission(clock)
+    server = a_server(shared, clock)
+    soft = tenant_quota(CAP, QuotaMode.SOFT)
+    leases = [lease_of(await server.admit(TENANT, ask(cost=cost, quotas=HARD))) for cost in (1, 2, 4)]
+    shared.state = "failing"
+    leases[1:1] = [lease_of(await server.admit(TENANT, ask(cost=8, quotas=(soft,)))) for _ in range(2)]
+    shared.state = state
+    await server.settle_all(TENANT, [Settlement(lease=lease) for lease in leases])
+    shared.state = "here"
+    await server.catch_up()
+    standing = await shared.standing(TENANT, Environment.LIVE, (), HARD)
+    assert [(quota.used, quota.reserved) for quota in standing.quotas] == [(7, 0)]
+    assert len(shared.recounted) == 1, "what was granted here alone is counted from the ledger"
 
 
 @pytest.mark.parametrize("state", ["away", "failing"])

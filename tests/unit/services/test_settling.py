@@ -1,6 +1,7 @@
-"""Leases are settled after the answers, a few to a task, and none pays for what befalls another."""
+"""Leases are settled after the answers, all of a turn and a tenant at once, and none pays for what befalls another."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -9,31 +10,43 @@ from backend.domain.admission import Lease, Settlement
 from backend.domain.api_keys import Environment
 from backend.domain.errors import EnforcementUnavailable
 from backend.domain.ids import TenantId
-from backend.services.settling import TOGETHER, Settler
+from backend.services.settling import TENANTS_TOGETHER, Settler
 
 pytestmark = pytest.mark.anyio
 
 
 class Desk:
-    """An admission that only settles, a turn of the loop later; some leases it cannot."""
+    """An admission that only settles, a turn of the loop later; some leases it cannot, alone or among others."""
 
     def __init__(self, **faults: Exception) -> None:
         self.faults = faults
         self.settled: list[str] = []
+        self.calls: list[tuple[TenantId, int]] = []
         self.tasks: set[Any] = set()
 
     async def settle(self, tenant_id: TenantId, settlement: Settlement) -> None:
-        self.tasks.add(asyncio.current_task())
         await asyncio.sleep(0)
+        self._settle(tenant_id, settlement)
+
+    async def settle_all(self, tenant_id: TenantId, settlements: Sequence[Settlement]) -> None:
+        self.tasks.add(asyncio.current_task())
+        self.calls.append((tenant_id, len(settlements)))
+        await asyncio.sleep(0)
+        for settlement in settlements:
+            self._settle(tenant_id, settlement)
+
+    def _settle(self, tenant_id: TenantId, settlement: Settlement) -> None:
+        assert settlement.lease.tenant_id == tenant_id
         if settlement.lease.id in self.faults:
             raise self.faults[settlement.lease.id]
-        self.settled.append(settlement.lease.id)
+        if settlement.lease.id not in self.settled:
+            self.settled.append(settlement.lease.id)
 
 
-def settlement(name: str) -> Settlement:
+def settlement(name: str, tenant: str = "ten") -> Settlement:
     lease = Lease(
         id=name,
-        tenant_id=TenantId("ten"),
+        tenant_id=TenantId(tenant),
         credential_id="key",
         environment=Environment.LIVE,
         period="2026-04",
@@ -48,16 +61,17 @@ def settler_of(desk: Any) -> Settler:
     return Settler(desk)
 
 
-@pytest.mark.parametrize("count", [1, TOGETHER - 1, TOGETHER, TOGETHER + 1, 3 * TOGETHER])
-async def test_those_of_one_turn_share_tasks_and_each_is_settled_once(count: int) -> None:
+@pytest.mark.parametrize("tenants", [1, TENANTS_TOGETHER, TENANTS_TOGETHER + 1, 3 * TENANTS_TOGETHER])
+async def test_those_of_one_turn_are_one_call_a_tenant_and_each_is_settled_once(tenants: int) -> None:
     desk = Desk()
     settler = settler_of(desk)
-    names = [f"evt_{number}" for number in range(count)]
-    for name in names:
-        settler.settle_soon(settlement(name))
+    names = [f"evt_{number}" for number in range(5 * tenants)]
+    for number, name in enumerate(names):
+        settler.settle_soon(settlement(name, f"ten_{number % tenants}"))
     await settler.settled()
     assert sorted(desk.settled) == sorted(names)
-    assert len(desk.tasks) == -(-count // TOGETHER)
+    assert sorted(desk.calls) == sorted((f"ten_{number}", 5) for number in range(tenants))
+    assert len(desk.tasks) == -(-tenants // TENANTS_TOGETHER)
 
 
 async def test_those_of_a_later_turn_do_not_wait_for_the_earlier() -> None:
@@ -68,13 +82,45 @@ async def test_those_of_a_later_turn_do_not_wait_for_the_earlier() -> None:
     settler.settle_soon(settlement("second"))
     await settler.settled()
     assert desk.settled == ["first", "second"]
-    assert len(desk.tasks) == 2
+    assert len(desk.calls) == len(desk.tasks) == 2
 
 
-async def test_what_befalls_one_leaves_the_others_settled() -> None:
+async def test_they_are_settled_though_nobody_waits_for_it() -> None:
+    desk = Desk()
+    settler = settler_of(desk)
+    for name in "ab":
+        settler.settle_soon(settlement(name))
+    async with asyncio.timeout(30):
+        while len(desk.settled) < 2:
+            await asyncio.sleep(0)
+    assert desk.calls == [("ten", 2)]
+    await settler.settled()
+    assert desk.calls == [("ten", 2)]
+
+
+async def test_a_mistake_about_one_leaves_the_others_settled(caplog: pytest.LogCaptureFixture) -> None:
     desk = Desk(b=EnforcementUnavailable(retry_after_s=1), c=RuntimeError("a mistake"))
     settler = settler_of(desk)
-    for name in "abcd":
+    for name in "cabd":
         settler.settle_soon(settlement(name))
+    settler.settle_soon(settlement("e", "ten_b"))
     await settler.settled()
-    assert desk.settled == ["a", "d"]
+    assert sorted(desk.settled) == ["a", "d", "e"]
+    assert _left(caplog) == ["c", "b"]
+
+
+async def test_what_an_outage_leaves_unsettled_is_said_of_each(caplog: pytest.LogCaptureFixture) -> None:
+    desk = Desk(b=EnforcementUnavailable(retry_after_s=1))
+    settler = settler_of(desk)
+    for name in "bac":
+        settler.settle_soon(settlement(name))
+    settler.settle_soon(settlement("d", "ten_b"))
+    await settler.settled()
+    assert desk.settled == ["d"]
+    assert _left(caplog) == ["b", "a", "c"]
+
+
+def _left(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the leases that are said not to be settled."""
+    said = [record for record in caplog.records if record.message == "lease not settled"]
+    return [record.__dict__["event_id"] for record in said]
