@@ -7,8 +7,10 @@ no answer is no trip at all: a statement with the execution option ``UNANSWERED`
 the commit, which then is where it fails.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, Self, TypeVar, cast
 
 import aiosqlite
@@ -115,6 +117,15 @@ class DirectConnection(aiosqlite.Connection):
         if is_put_off:
             self._put_off.append((operation, parameters))
         return is_put_off
+
+    def send(self, question: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
+        """Have a question answered that is no part of a transaction, whether or not somebody goes on waiting for it.
+
+        It is over when the future is done, and not before: who waits for it has to shield it.
+        """
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._tx.put_nowait((answer, partial(question, self._conn)))
+        return answer
 
     async def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
         """Run what needs the database in the connection's thread, and return what it does."""

@@ -28,6 +28,7 @@ WRITES = "forecourt_writes"
 FIRST = "first"
 
 _TURN = "forecourt_turn"
+_TURNS = "forecourt_turns"
 
 
 class WriteTurns:
@@ -78,6 +79,11 @@ class WriteTurns:
         self._is_taken = False
 
 
+def line_of(engine: AsyncEngine) -> WriteTurns:
+    """Return the line in which an engine's writers stand."""
+    return cast("WriteTurns", engine.sync_engine.get_execution_options()[_TURNS])
+
+
 def stand_in_line(engine: AsyncEngine, turns: WriteTurns) -> None:
     """Make the writers of an engine take turns, each from before its ``BEGIN``; engines of one file share the line."""
 
@@ -104,5 +110,6 @@ def stand_in_line(engine: AsyncEngine, turns: WriteTurns) -> None:
     def checkin(_connection: DBAPIConnection | None, entry: ConnectionPoolEntry) -> None:
         end(entry.info)
 
+    engine.sync_engine.update_execution_options(**{_TURNS: turns})
     event.listen(engine.sync_engine, "begin", begin)
     event.listen(engine.sync_engine, "checkin", checkin)
