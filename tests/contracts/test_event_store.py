@@ -1,6 +1,7 @@
 """What the ledger makes of events that it cannot take at once, on SQLite and on PostgreSQL (LEDGER.md R3 to R5)."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -67,6 +68,17 @@ async def test_an_event_that_no_database_takes_costs_the_others_nothing(
     outcomes = await store.write([*good[:3], half_a_character, *good[3:]])
     assert outcomes == [Stored.DURABLE] * 3 + [Stored.UNFIT] + [Stored.DURABLE] * 3
     assert sorted(books.ids(tenant)) == sorted(event.id for event in good)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_an_event_is_stored_alike_whichever_way_it_takes(books: Books, store: SqlEventStore) -> None:
+    tenant = new_tenant()
+    for served_at in (SERVED_AT, datetime.now(UTC)):
+        assert await store.write([an_event(tenant, occurred_at=served_at)]) == [Stored.DURABLE]
+    one, other = books.rows(tenant)
+    assert [type(value) for value in one.values()] == [type(value) for value in other.values()]
+    for name in ("occurred_at", "stored_at"):
+        assert re.sub(r"\d", "0", str(one[name])) == re.sub(r"\d", "0", str(other[name]))
 
 
 @postgres_only

@@ -7,22 +7,19 @@ of the spill, so whatever a period that is closed asks of a late event belongs h
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
-import orjson
 import psycopg
 from sqlalchemy import select, text, tuple_
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from backend.adapters.db.engine import for_writing
+from backend.adapters.db.event_inserts import Entry, Identity, InsertsOnPostgresql, InsertsOnSqlite
 from backend.adapters.db.late_events import book_late_events
-from backend.adapters.db.prepared_statement import PreparedStatement
 from backend.adapters.db.row_security import show_all_tenants
 from backend.adapters.db.tables import UsageEventRow
 from backend.adapters.db.unit_of_work import Database
@@ -30,7 +27,6 @@ from backend.adapters.usage_spill import Stored
 from backend.domain.clock import Clock, SystemClock
 from backend.domain.errors import MeteringUnavailable
 from backend.domain.limits import period_of
-from backend.domain.records import record
 from backend.domain.usage import UsageEvent
 from backend.services.ports import Metrics
 
@@ -38,7 +34,6 @@ log = logging.getLogger(__name__)
 
 GRACE_S = 0.3
 PAUSE_S = 0.05
-_Identity = tuple[str, str]
 _CHECK_VIOLATION = "23514"
 # Nothing that trying again, or another database, would change.
 _UNFIT = (
@@ -46,21 +41,12 @@ _UNFIT = (
     IntegrityError,
     psycopg.DataError,
     psycopg.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.IntegrityError,
     ValueError,
     TypeError,
     OverflowError,
 )
-
-
-@record(frozen=True, slots=True)
-class _Entry:
-    event: UsageEvent
-    fingerprint: bytes
-
-    @property
-    def identity(self) -> _Identity:
-        """What is unique in the ledger."""
-        return self.event.tenant_id, self.event.id
 
 
 class SqlEventStore:
@@ -77,8 +63,8 @@ class SqlEventStore:
     def __init__(self, database: Database, *, within_s: float, metrics: Metrics, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._engine = for_writing(database.engine, first=True)
-        self._insert_all = PreparedStatement(database.engine, _FROM_DOCUMENT)
         self._is_sqlite = database.engine.dialect.name == "sqlite"
+        self._inserts = (InsertsOnSqlite if self._is_sqlite else InsertsOnPostgresql)(database.engine)
         self._within_s = within_s
         self._conflicts = metrics.counter(
             "forecourt_ledger_conflicts_total", "Usage events whose id the ledger holds with another content."
@@ -91,7 +77,7 @@ class SqlEventStore:
         Raises:
             MeteringUnavailable: nothing can be said of any of them, within the bound.
         """
-        entries = [_Entry(event, event.fingerprint()) for event in events]
+        entries = [Entry(event, event.fingerprint()) for event in events]
         if not entries:
             return []
         try:
@@ -103,7 +89,7 @@ class SqlEventStore:
 
     async def aclose(self) -> None:
         """Give the connections back that were kept for batches."""
-        await self._insert_all.aclose()
+        await self._inserts.aclose()
 
     async def probe(self) -> None:
         """Find out whether a write could succeed, without writing an event.
@@ -121,7 +107,7 @@ class SqlEventStore:
                 # A number of its own is what a standby, and a server without room, cannot give.
                 await connection.execute(text("SELECT pg_current_xact_id()"))
 
-    async def _write_again(self, entries: list[_Entry]) -> list[Stored]:
+    async def _write_again(self, entries: list[Entry]) -> list[Stored]:
         """Write; once more after a deadlock or a lost connection, which the next attempt may not meet."""
         now_s = asyncio.get_running_loop().time
         # After a wait that used the time up, such as for a lock, there is none to wait again.
@@ -141,7 +127,7 @@ class SqlEventStore:
                 await asyncio.sleep(PAUSE_S)
         raise AssertionError("unreachable")
 
-    async def _write_one_by_one(self, entries: list[_Entry], error: Exception) -> list[Stored]:
+    async def _write_one_by_one(self, entries: list[Entry], error: Exception) -> list[Stored]:
         """Find the event that no database takes: it must not cost the others their place."""
         if len(entries) == 1:
             log.error(
@@ -151,12 +137,12 @@ class SqlEventStore:
             return [Stored.UNFIT]
         return [outcome for entry in entries for outcome in await self._write_again([entry])]
 
-    async def _write(self, entries: list[_Entry]) -> list[Stored]:
+    async def _write(self, entries: list[Entry]) -> list[Stored]:
         stored_at = datetime.now(UTC)
         # In one order for all writers: two that hold the same events then wait for each other, and never deadlock.
         ordered = sorted(entries, key=lambda entry: entry.identity)
         # An event of an earlier month may be late: whether it is has to be asked in the transaction that books it.
-        if not self._may_be_late(entries) and await self._insert(ordered, stored_at) == len(entries):
+        if not self._may_be_late(entries) and await self._inserts.commit(ordered, stored_at) == len(entries):
             return [Stored.DURABLE] * len(entries)
         async with self._engine.begin() as connection:
             await show_all_tenants(connection)
@@ -164,30 +150,15 @@ class SqlEventStore:
             prints = await book_late_events(connection, given, self._clock)
             in_time = [entry for entry in ordered if entry.identity not in prints]
             if in_time:
-                await self._put(connection, in_time, stored_at)
+                await self._inserts.put(connection, in_time, stored_at)
                 prints |= await _fingerprints(connection, in_time)
         outcomes = [_outcome(prints, entry) for entry in entries]
         self._conflicts.add(outcomes.count(Stored.CONFLICT))
         return outcomes
 
-    def _may_be_late(self, entries: Sequence[_Entry]) -> bool:
+    def _may_be_late(self, entries: Sequence[Entry]) -> bool:
         current = period_of(self._clock.now_s())
         return any(entry.event.period < current for entry in entries)
-
-    async def _insert(self, entries: Sequence[_Entry], stored_at: datetime) -> int:
-        """Insert those whose id is not there yet, and commit; return how many they were."""
-        if not self._is_sqlite:
-            return await self._insert_all.run(_document(entries, stored_at))
-        async with self._engine.begin() as connection:
-            return await self._put(connection, entries, stored_at)
-
-    async def _put(self, connection: AsyncConnection, entries: Sequence[_Entry], stored_at: datetime) -> int:
-        if self._is_sqlite:
-            rows = [_values(entry, stored_at) for entry in entries]
-            written = await connection.execute(_ON_SQLITE, rows, execution_options={"preserve_rowcount": True})
-        else:
-            written = await connection.execute(_ON_POSTGRESQL, {"events": _document(entries, stored_at).decode()})
-        return written.rowcount
 
 
 def _is_rerouted(error: Exception) -> bool:
@@ -195,7 +166,7 @@ def _is_rerouted(error: Exception) -> bool:
     return getattr(getattr(error, "orig", error), "sqlstate", None) == _CHECK_VIOLATION
 
 
-def _outcome(prints: dict[_Identity, bytes], entry: _Entry) -> Stored:
+def _outcome(prints: dict[Identity, bytes], entry: Entry) -> Stored:
     if prints[entry.identity] == entry.fingerprint:
         return Stored.DURABLE
     # Also when its caller has gone: a contradiction is never passed over in silence.
@@ -203,66 +174,9 @@ def _outcome(prints: dict[_Identity, bytes], entry: _Entry) -> Stored:
     return Stored.CONFLICT
 
 
-async def _fingerprints(connection: AsyncConnection, entries: Sequence[_Entry]) -> dict[_Identity, bytes]:
+async def _fingerprints(connection: AsyncConnection, entries: Sequence[Entry]) -> dict[Identity, bytes]:
     columns = col(UsageEventRow.tenant_id), col(UsageEventRow.event_id), col(UsageEventRow.fingerprint)
     stored = await connection.execute(
         select(*columns).where(tuple_(*columns[:2]).in_([entry.identity for entry in entries]))
     )
     return {(tenant_id, event_id): print_ for tenant_id, event_id, print_ in stored}
-
-
-def _values(entry: _Entry, stored_at: datetime) -> dict[str, Any]:
-    event = entry.event
-    return {
-        "event_id": event.id,
-        "tenant_id": event.tenant_id,
-        "credential_id": event.credential_id,
-        "environment": event.environment.value,
-        "model": event.model,
-        "model_version": event.model_version,
-        "units": event.units,
-        "cached_units": event.cached_units,
-        "billable_units": event.billable_units,
-        "reason": event.reason.value,
-        "plan_id": event.plan_id,
-        "plan_version": event.plan_version,
-        "request_id": event.request_id,
-        "occurred_at": event.occurred_at,
-        "period": event.period,
-        "fingerprint": entry.fingerprint,
-        "stored_at": stored_at,
-    }
-
-
-def _document(entries: Sequence[_Entry], stored_at: datetime) -> bytes:
-    """Return events as PostgreSQL takes them: one JSON document."""
-    return orjson.dumps([_values(entry, stored_at) for entry in entries], default=_hexadecimal)
-
-
-def _hexadecimal(value: object) -> str:
-    """Spell a ``bytea`` as PostgreSQL reads it."""
-    if isinstance(value, bytes):
-        return "\\x" + value.hex()
-    raise TypeError
-
-
-def _from_document(parameter: str) -> str:
-    """Return the statement that takes a batch as one JSON document, in one round trip that is its own transaction.
-
-    A parameter per value would cost ten times as much, and more than all the rest of a prediction. A batch holds the
-    events of whoever called meanwhile, so it has to see all tenants, and the statement says so itself.
-    """
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    columns = [column for column in UsageEventRow.__table__.columns if not column.primary_key]  # type: ignore[attr-defined]
-    names = ", ".join(column.name for column in columns)
-    typed = ", ".join(f"{column.name} {column.type.compile(dialect)}" for column in columns)
-    return (
-        "WITH seen AS MATERIALIZED (SELECT set_config('app.platform', 'on', true)) "  # noqa: S608  # the table's own names
-        f"INSERT INTO usage_events ({names}) SELECT {names} "
-        f"FROM seen, json_to_recordset(CAST({parameter} AS json)) AS given({typed}) ON CONFLICT DO NOTHING"
-    )
-
-
-_FROM_DOCUMENT = _from_document("$1")
-_ON_POSTGRESQL = text(_from_document(":events"))
-_ON_SQLITE = sqlite_insert(UsageEventRow).on_conflict_do_nothing()
