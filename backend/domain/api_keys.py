@@ -4,7 +4,6 @@
 everything before it, so that a mistyped key is refused with no I/O. The secret has 190 bits.
 """
 
-import ipaddress
 import re
 import secrets
 import zlib
@@ -17,6 +16,7 @@ from backend.domain.errors import AddressNotAllowed, KeyExpired, KeyRevoked, Ten
 from backend.domain.ids import KeyId, TenantId
 from backend.domain.limits import Enforcement, QuotaRule, RateRule
 from backend.domain.lowered_limits import NOTHING_LOWERED, LoweredLimits
+from backend.domain.networks import address_in
 from backend.domain.plans import Plan
 from backend.domain.scopes import Scope
 from backend.domain.tenants import TenantStatus
@@ -199,27 +199,6 @@ def audit_view(key: ApiKey) -> dict[str, Any]:
         "revoked_at": key.revoked_at.isoformat() if key.revoked_at else None,
         "previous_valid_until": key.previous.valid_until.isoformat() if key.previous else None,
     }
-
-
-def is_network(text: str) -> bool:
-    """Whether a text is a network in CIDR notation, without bits set below its prefix."""
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        return False
-    return True
-
-
-def address_in(address: str | None, cidrs: tuple[str, ...]) -> bool:
-    """Whether an address lies in one of the networks; an IPv4 address mapped into IPv6 counts as itself."""
-    if address is None:
-        return False
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    return any(ip in ipaddress.ip_network(cidr) for cidr in cidrs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, TypedDict
 
-from backend.domain.api_keys import ApiKey, Environment, KeyStatus, audit_view, is_network, mint_key, mint_secret
+from backend.domain.api_keys import ApiKey, Environment, KeyStatus, audit_view, mint_key, mint_secret
 from backend.domain.attenuation import Reach, require_within
 from backend.domain.audit import Action, AuditEntry
 from backend.domain.callers import Caller
@@ -24,6 +24,7 @@ from backend.domain.errors import (
 )
 from backend.domain.ids import KeyId, new_id
 from backend.domain.models import is_model_reference
+from backend.domain.networks import is_network
 from backend.domain.scopes import DEFAULT_KEY_SCOPES, Scope
 from backend.domain.webhooks import WebhookEvent
 from backend.services.announcements import announce

@@ -83,9 +83,16 @@ class PredictionService:
             caller = await self._permitted(caller, lambda asking: _require_call(asking, model.info, command.model))
         rows = model.encode(command.inputs)
         cache_keys = self._cache_keys(caller, model, rows, command)
-        caller, decision = await self._admit(caller, command, model, rows.count, cache_keys)
+        # What is settled before it asks goes to admission in the same write.
+        self._settler.settle_waiting()
+        request = _asking(caller, command, model, rows.count, cache_keys)
+        decision = await self._admission.admit(caller.tenant_id, request)
+        if decision.verdict is not Verdict.ADMITTED:
+            caller, decision = await self._unless_refused(caller, command, model, request, decision)
         if decision.replay is not None:
             return ReplayedAnswer(answer=decision.replay, standing=decision.standing)
+        if decision.overrun is not None:
+            self._overruns[decision.overrun].add()
         lease = held(decision)
         cached = decision.cached or (None,) * rows.count
         try:
@@ -116,38 +123,30 @@ class PredictionService:
         prefix = cache_key_prefix(caller.tenant_id, caller.environment, model.info, command.options)
         return tuple([cache_key(prefix, rows.canonical(index)) for index in range(rows.count)])
 
-    async def _admit(
+    async def _unless_refused(
         self,
         caller: PredictCaller,
         command: PredictCommand,
         model: ServedModel,
-        cost: int,
-        cache_keys: tuple[bytes, ...],
+        request: AdmissionRequest,
+        decision: AdmissionDecision,
     ) -> tuple[PredictCaller, AdmissionDecision]:
-        """Ask admission; when the caller's grant turns out to be stale, read it again and ask once more."""
-        for _ in range(2):
-            request = AdmissionRequest(
-                lease_id=new_id("evt"),
-                credential_id=caller.credential_id,
-                environment=caller.environment,
-                epochs=caller.epochs,
-                cost=cost,
-                rates=caller.rates_for(model.info.name),
-                quotas=caller.quotas,
-                idempotency=command.idempotency,
-                cache_keys=cache_keys if command.reads_cache else (),
-                enforcement=caller.enforcement,
-            )
-            decision = await self._admission.admit(caller.tenant_id, request)
-            if decision.verdict is not Verdict.STALE:
-                refuse(decision)
-                if decision.overrun is not None:
-                    self._overruns[decision.overrun].add()
-                return caller, decision
+        """Go on with what was decided; when the caller's grant turns out to be stale, read it again and ask once more.
+
+        Raises:
+            ForecourtError: what the verdict means.
+        """
+        if decision.verdict is Verdict.STALE:
             caller = await self._reread(caller)
             _require_call(caller, model.info, command.model)
-        # Somebody changes the key faster than it can be read.
-        raise EnforcementUnavailable(retry_after_s=1)
+            request = _asking(caller, command, model, request.cost, request.cache_keys)
+            decision = await self._admission.admit(caller.tenant_id, request)
+            if decision.verdict is Verdict.STALE:
+                # Somebody changes the key faster than it can be read.
+                await self._reread(caller)
+                raise EnforcementUnavailable(retry_after_s=1)
+        refuse(decision)
+        return caller, decision
 
     async def _permitted(self, caller: PredictCaller, check: Callable[[PredictCaller], None]) -> PredictCaller:
         """Refuse nobody because of what was cached: a key that was widened meanwhile passes."""
@@ -188,9 +187,11 @@ class PredictionService:
             model.count_cached(hits)
         if not missing:
             return [row for row in cached if row is not None]
-        deadline_s = command.deadline_s
-        running = model.run(rows, missing, command.options, share=caller.tenant_id, deadline_s=deadline_s)
-        computed = await (running if deadline_s is None else _within(deadline_s, running))
+        computed = model.run_at_once(rows, missing, command.options)
+        if computed is None:
+            deadline_s = command.deadline_s
+            running = model.run(rows, missing, command.options, share=caller.tenant_id, deadline_s=deadline_s)
+            computed = await (running if deadline_s is None else _within(deadline_s, running))
         if not hits:
             return computed
         fresh = iter(computed)
@@ -252,6 +253,24 @@ async def _within(deadline_s: float, running: Awaitable[list[bytes]]) -> list[by
             return await running
     except TimeoutError as error:
         raise DeadlineExceeded from error
+
+
+def _asking(
+    caller: PredictCaller, command: PredictCommand, model: ServedModel, cost: int, cache_keys: tuple[bytes, ...]
+) -> AdmissionRequest:
+    """Return what is asked of admission for a caller, under a lease of its own."""
+    return AdmissionRequest(
+        lease_id=new_id("evt"),
+        credential_id=caller.credential_id,
+        environment=caller.environment,
+        epochs=caller.epochs,
+        cost=cost,
+        rates=caller.rates_for(model.info.name),
+        quotas=caller.quotas,
+        idempotency=command.idempotency,
+        cache_keys=cache_keys if command.reads_cache else (),
+        enforcement=caller.enforcement,
+    )
 
 
 def _require_call(caller: PredictCaller, model: ModelInfo, reference: str) -> None:

@@ -14,6 +14,9 @@ log = logging.getLogger(__name__)
 TENANTS_TOGETHER = 4
 """Tenants that share a task, which costs more than one of them. Each waits for the answer to the one before it."""
 
+WITHIN_S = 0.005
+"""How long a settlement waits for an admission to go along with: what it lets go of is counted until then."""
+
 
 class Settler:
     """Settles and releases leases, if admission can be reached."""
@@ -21,19 +24,34 @@ class Settler:
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
         self._unfinished: set[asyncio.Task[None]] = set()
-        self._turn: dict[TenantId, list[Settlement]] = {}
+        self._waiting: dict[TenantId, list[Settlement]] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     def settle_soon(self, settlement: Settlement) -> None:
-        """Settle in the loop's next turn, with all others of this one."""
-        turn = self._turn
-        if not turn:
-            asyncio.get_running_loop().call_soon(self._settle_turn)
+        """Settle before the next admission is asked, or else in a moment, with all others until then."""
+        waiting = self._waiting
+        if not waiting:
+            self._timer = asyncio.get_running_loop().call_later(WITHIN_S, self.settle_waiting)
         tenant_id = settlement.lease.tenant_id
-        group = turn.get(tenant_id)
+        group = waiting.get(tenant_id)
         if group is None:
-            turn[tenant_id] = [settlement]
+            waiting[tenant_id] = [settlement]
         else:
             group.append(settlement)
+
+    def settle_waiting(self) -> None:
+        """Begin to settle what waits. Called before admission is asked, whose call the settlements then go along with:
+        a caller who asks for the same row again finds it in the cache."""
+        if not self._waiting:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        groups = list(self._waiting.items())
+        self._waiting = {}
+        for first in range(0, len(groups), TENANTS_TOGETHER):
+            task = asyncio.create_task(self._settle_groups(groups[first : first + TENANTS_TOGETHER]))
+            self._unfinished.add(task)
+            task.add_done_callback(self._unfinished.discard)
 
     async def settle(self, settlement: Settlement) -> None:
         """Settle at once. The usage is durable: what is lost is a counter, rebuilt from it."""
@@ -51,18 +69,9 @@ class Settler:
 
     async def settled(self) -> None:
         """Wait until everything that was to be settled soon is."""
-        self._settle_turn()
+        self.settle_waiting()
         if self._unfinished:
             await asyncio.gather(*self._unfinished, return_exceptions=True)
-
-    def _settle_turn(self) -> None:
-        """Begin to settle what was to be settled soon, if anything still is."""
-        groups = list(self._turn.items())
-        self._turn = {}
-        for first in range(0, len(groups), TENANTS_TOGETHER):
-            task = asyncio.create_task(self._settle_groups(groups[first : first + TENANTS_TOGETHER]))
-            self._unfinished.add(task)
-            task.add_done_callback(self._unfinished.discard)
 
     async def _settle_groups(self, groups: Sequence[tuple[TenantId, Sequence[Settlement]]]) -> None:
         for tenant_id, settlements in groups:

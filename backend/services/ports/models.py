@@ -35,6 +35,14 @@ class ServedModel(Protocol):
         """
         ...
 
+    def run_at_once(self, rows: EncodedRows, indices: Sequence[int], options: OutputOptions) -> list[bytes] | None:
+        """Predict as :meth:`run` does, if that takes less time than waiting for a turn; ``None`` if it does not.
+
+        Raises:
+            Overloaded, ModelUnavailable: as :meth:`run`.
+        """
+        ...
+
     async def run(
         self,
         rows: EncodedRows,

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.domain.api_keys import ApiKey, Environment, KeyGrant, KeyStatus, address_in
+from backend.domain.api_keys import ApiKey, Environment, KeyGrant, KeyStatus
 from backend.domain.errors import AddressNotAllowed, ForecourtError, KeyExpired, KeyRevoked, TenantSuspended
 from backend.domain.ids import KeyId, TenantId
 from backend.domain.limits import QuotaRule, RateRule
+from backend.domain.networks import address_in
 from backend.domain.plans import Plan, QuotaMode
 from backend.domain.scopes import DEFAULT_KEY_SCOPES
 from backend.domain.tenants import TenantStatus

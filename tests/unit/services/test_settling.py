@@ -1,4 +1,4 @@
-"""Leases are settled after the answers, all of a turn and a tenant at once, and none pays for what befalls another."""
+"""Leases are settled after the answers, all that wait of a tenant at once, and none pays for what befalls another."""
 
 import asyncio
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ def settler_of(desk: Any) -> Settler:
 
 
 @pytest.mark.parametrize("tenants", [1, TENANTS_TOGETHER, TENANTS_TOGETHER + 1, 3 * TENANTS_TOGETHER])
-async def test_those_of_one_turn_are_one_call_a_tenant_and_each_is_settled_once(tenants: int) -> None:
+async def test_those_that_wait_are_one_call_a_tenant_and_each_is_settled_once(tenants: int) -> None:
     desk = Desk()
     settler = settler_of(desk)
     names = [f"evt_{number}" for number in range(5 * tenants)]
@@ -74,12 +74,15 @@ async def test_those_of_one_turn_are_one_call_a_tenant_and_each_is_settled_once(
     assert len(desk.tasks) == -(-tenants // TENANTS_TOGETHER)
 
 
-async def test_those_of_a_later_turn_do_not_wait_for_the_earlier() -> None:
+async def test_those_that_wait_are_settled_at_once_when_somebody_asks_and_by_themselves_otherwise() -> None:
     desk = Desk()
     settler = settler_of(desk)
+    settler.settle_waiting()
     settler.settle_soon(settlement("first"))
-    await asyncio.sleep(0)
+    settler.settle_waiting()
     settler.settle_soon(settlement("second"))
+    await asyncio.sleep(0)
+    assert desk.calls == [("ten", 1)]
     await settler.settled()
     assert desk.settled == ["first", "second"]
     assert len(desk.calls) == len(desk.tasks) == 2
