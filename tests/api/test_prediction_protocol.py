@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import uvicorn
 
+from backend.api import deps
 from backend.cli.prediction_protocol import PredictionProtocol
-from tests.api.conftest import IRIS, Key, World
+from tests.api.conftest import IRIS, TenantUnderTest, World
 from tests.api.listening import address_of, listening
+from tests.fakes import FakeClock
 
 pytestmark = pytest.mark.anyio
 
@@ -63,13 +66,24 @@ class Connection:
         self._writer.close()
 
 
+class CountingProtocol(PredictionProtocol):
+    """Counts the heads that the parser reads."""
+
+    heads_read = 0
+
+    def on_headers_complete(self) -> None:
+        self.heads_read += 1
+        super().on_headers_complete()
+
+
 class Line:
     """A server of this world, and a key of one of its tenants."""
 
-    def __init__(self, world: World, key: Key, server: uvicorn.Server) -> None:
+    def __init__(self, world: World, tenant: TenantUnderTest, server: uvicorn.Server) -> None:
         self.world = world
         self.server = server
-        self._key = key
+        self._key = tenant.live
+        self._owner = tenant.owner_email
         self._open: list[Connection] = []
 
     async def connect(self) -> Connection:
@@ -87,6 +101,12 @@ class Line:
             lines.append(f"Content-Length: {len(body)}")
         return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
+    async def revoke(self) -> None:
+        """Revoke the key."""
+        headers = await self.world.log_in(self._owner)
+        answer = await self.world.client.post(f"/v1/api-keys/{self._key.id}/revoke", headers=headers)
+        assert answer.status_code == 200, answer.text
+
     def close(self) -> None:
         for connection in self._open:
             connection.close()
@@ -95,8 +115,8 @@ class Line:
 @pytest.fixture
 async def line(world: World) -> AsyncIterator[Line]:
     tenant = await world.tenant()
-    async with listening(world.app, http=PredictionProtocol) as server:
-        found = Line(world, tenant.live, server)
+    async with listening(world.app, http=CountingProtocol) as server:
+        found = Line(world, tenant, server)
         yield found
         found.close()
 
@@ -264,3 +284,170 @@ async def test_a_server_that_ends_says_so_to_whoever_is_still_connected(line: Li
     status, headers, _ = await busy.answer()
     assert (status, headers["connection"]) == (200, "close")
     assert await busy.ended()
+
+
+# Heads that have been read before
+
+
+def other_body(rows: int) -> bytes:
+    return json.dumps({"model": "iris", "inputs": IRIS * rows}).encode()
+
+
+class Reads:
+    """A client's requests over one connection, and how many of their heads the server has read."""
+
+    def __init__(self, line: Line, connection: Connection) -> None:
+        self.line = line
+        self.connection = connection
+
+    async def predict(self, body: bytes = GOOD, **headers: str) -> tuple[int, dict[str, str], Any]:
+        await self.connection.send(self.line.head(body, **headers) + body)
+        return await self.connection.answer()
+
+    @property
+    def heads_read(self) -> int:
+        [protocol] = self.line.server.server_state.connections
+        assert isinstance(protocol, CountingProtocol)
+        return protocol.heads_read
+
+
+@pytest.fixture
+async def reads(line: Line) -> Reads:
+    return Reads(line, await line.connect())
+
+
+async def test_a_head_that_comes_again_is_not_read_again_whatever_its_body(reads: Reads) -> None:
+    for rows in (1, 1, 30, 2, 1):
+        body = other_body(rows)
+        status, headers, content = await reads.predict(body)
+        assert (status, headers["x-usage-units"], len(content["predictions"])) == (200, str(rows), rows)
+    assert reads.heads_read == 1
+    wrong = b'{"model": "iris", "inputs": [[1.0]]}'
+    assert (await reads.predict(wrong))[0] == 422
+    assert (await reads.predict(b""))[0] == 400
+    assert is_prediction(await reads.predict())
+    assert reads.heads_read == 1
+
+
+async def test_each_answer_to_a_known_head_has_an_id_and_a_line_of_its_own(
+    reads: Reads, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="forecourt.access")
+    log = reads.line.world.app.front.access_log  # type: ignore[attr-defined]
+    log.flush()
+    caplog.clear()
+    answers = [await reads.predict() for _ in range(3)]
+    log.flush()
+    ids = [headers["x-request-id"] for _, headers, _ in answers]
+    assert len(set(ids)) == len({content["id"] for _, _, content in answers}) == 3
+    [record] = caplog.records
+    assert [line["request_id"] for line in record.__dict__["lines"]] == ids
+
+
+async def test_another_head_is_read(reads: Reads) -> None:
+    assert is_prediction(await reads.predict())
+    assert (await reads.predict(Cache_Control="no-store"))[1]["cache-status"] == "forecourt; fwd=miss"
+    assert (await reads.predict(X_Request_Id="mine"))[1]["x-request-id"] == "mine"
+    assert (await reads.predict())[1]["cache-status"] == "forecourt; hit"
+    assert reads.heads_read == 4
+    assert (await reads.predict())[1]["cache-status"] == "forecourt; hit"
+    assert reads.heads_read == 4
+
+
+async def test_heads_that_never_come_again_are_given_up_on(reads: Reads) -> None:
+    for number in range(20):
+        assert is_prediction(await reads.predict(Traceparent=f"00-{number}"))
+    for _ in range(3):
+        assert is_prediction(await reads.predict(Traceparent="00-same"))
+    assert reads.heads_read == 23
+
+
+async def test_a_known_head_in_two_pieces_is_read_as_ever(reads: Reads) -> None:
+    for at in (10, len(reads.line.head()), len(reads.line.head()) + 4):
+        assert is_prediction(await reads.predict())
+        request = reads.line.head() + GOOD
+        await reads.connection.send(request[:at], request[at:])
+        assert is_prediction(await reads.connection.answer())
+
+
+async def test_two_requests_with_a_known_head_in_one_piece_are_two(reads: Reads) -> None:
+    assert is_prediction(await reads.predict())
+    wrong = b'{"model": "iris", "inputs": [[1.0]]}'
+    both = reads.line.head() + GOOD + reads.line.head(wrong) + wrong
+    await reads.connection.send(both + reads.line.head() + GOOD)
+    assert [(await reads.connection.answer())[0] for _ in range(3)] == [200, 422, 200]
+    assert is_prediction(await reads.predict())
+
+
+async def test_a_request_sent_while_a_known_one_is_answered_waits_for_it(reads: Reads) -> None:
+    assert is_prediction(await reads.predict())
+    large = other_body(500)
+    await asyncio.gather(
+        reads.connection.send(reads.line.head(large) + large), reads.connection.send(reads.line.head() + GOOD)
+    )
+    answers = [await reads.connection.answer() for _ in range(2)]
+    assert [headers["x-usage-units"] for _, headers, _ in answers] == ["500", "1"]
+
+
+@pytest.mark.parametrize("length", [b"0x5c", b"-5", b"+92", b" ", b"92 92", b"9" * 9, b"\xb2"])
+async def test_a_length_that_is_none_is_refused_also_behind_a_known_head(reads: Reads, length: bytes) -> None:
+    assert is_prediction(await reads.predict())
+    name = b"Content-Length: "
+    before, _, _ = reads.line.head().partition(name)
+    await reads.connection.send(before + name + length + b"\r\n\r\n" + GOOD)
+    if length == b"9" * 9:
+        status, _, content = await reads.connection.answer()
+        assert (status, content["code"]) == (413, "payload-too-large")
+    else:
+        assert (await reads.connection.rest()).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_a9_a_key_that_is_revoked_meanwhile_opens_nothing_on_a_known_connection(reads: Reads) -> None:
+    assert is_prediction(await reads.predict())
+    assert is_prediction(await reads.predict())
+    await reads.line.revoke()
+    status, _, content = await reads.predict()
+    assert (status, content["code"]) == (401, "key-revoked")
+    assert reads.heads_read == 1
+
+
+async def test_an_override_of_a_dependency_holds_on_a_known_connection(reads: Reads) -> None:
+    app, clock = reads.line.world.app, FakeClock()
+    clock.advance(-1_000_000_000)
+    assert is_prediction(await reads.predict())
+    app.dependency_overrides[deps.get_clock] = lambda: clock
+    try:
+        answer = await reads.predict()
+    finally:
+        del app.dependency_overrides[deps.get_clock]
+    assert is_prediction(answer)
+    await reads.line.world.resources.predictions.settled()
+    events = reads.line.world.rows("SELECT occurred_at FROM usage_events WHERE event_id = :id", id=answer[2]["id"])
+    assert str(events[0][0])[:10] == clock.now().date().isoformat()
+
+
+async def test_who_leaves_before_the_answer_to_a_known_head_harms_nobody(line: Line) -> None:
+    leaving = Reads(line, await line.connect())
+    assert is_prediction(await leaving.predict())
+    await leaving.connection.send(line.head() + GOOD)
+    leaving.connection.close()
+    staying = Reads(line, await line.connect())
+    for _ in range(2):
+        assert is_prediction(await staying.predict())
+    async with asyncio.timeout(WITHIN_S):
+        while line.server.server_state.tasks or len(line.server.server_state.connections) > 1:
+            await asyncio.sleep(0)
+
+
+async def test_a_server_that_ends_answers_a_known_head_first(reads: Reads) -> None:
+    assert is_prediction(await reads.predict())
+    large = other_body(1_000)
+    sending = asyncio.create_task(reads.connection.send(reads.line.head(large) + large))
+    async with asyncio.timeout(WITHIN_S):
+        while not reads.line.server.server_state.tasks:
+            await asyncio.sleep(0)
+    reads.line.server.should_exit = True
+    await sending
+    status, headers, _ = await reads.connection.answer()
+    assert (status, headers["x-usage-units"]) == (200, "1000")
+    assert await reads.connection.ended()

@@ -1,5 +1,6 @@
 """Requests to admission, each with everything that a test does not care about filled in."""
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
@@ -25,6 +26,8 @@ from tests.fakes import FakeClock, FakeHistory
 KEY = "key_a"
 TENANT = TenantId("ten_a")
 JUST_READ = Epochs(tenant=1, credential=1, fresh=True)
+CACHED = Epochs(tenant=1, credential=1)
+"""As those that were just read, some time later."""
 
 _lease_ids = count(1)
 
@@ -96,6 +99,10 @@ class Desk:
 
     async def admit(self, request: AdmissionRequest) -> AdmissionDecision:
         return await self.admission.admit(self.tenant, request)
+
+    async def admit_together(self, *requests: AdmissionRequest) -> list[AdmissionDecision]:
+        """Ask for several in the same turn of the event loop."""
+        return await asyncio.gather(*[self.admit(request) for request in requests])
 
     async def verdict(self, request: AdmissionRequest) -> Verdict:
         return (await self.admit(request)).verdict

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from backend.domain.admission import Lease, Verdict
 from backend.domain.ids import TenantId
 from backend.domain.limits import QuotaRule, RateRule
-from tests.contracts.asking import Desk, ask, claim, key_quota, key_rate, tenant_quota, tenant_rate
+from tests.contracts.asking import CACHED, Desk, ask, claim, key_quota, key_rate, tenant_quota, tenant_rate
 from tests.contracts.stores import LEASE_TTL_S, Store
 from tests.fakes import FakeClock, FakeHistory
 
@@ -76,6 +76,26 @@ class Play:
         assert [s.remaining for s in decision.standing.rates] == self._remaining(RATES)
         assert [(s.used, s.reserved) for s in decision.standing.quotas] == self._counted(QUOTAS)
 
+    async def admit_together(self, first: int) -> None:
+        """Several of one turn: each is decided as if the others had come before or after it."""
+        now_s = self.desk.clock.now_s()
+        costs = [first, 1, 14 - first, 2, 1]
+        expected = []
+        for number, cost in enumerate(costs):
+            verdict = self.diary.expected(cost, now_s)
+            expected.append(verdict)
+            if verdict is Verdict.ADMITTED:
+                self.diary.spent.append((now_s, cost))
+                self.diary.leases[f"next {number}"] = (now_s, cost)
+        requests = [ask(cost=cost, rates=RATES, quotas=QUOTAS, epochs=CACHED) for cost in costs]
+        decisions = await self.desk.admit_together(*requests)
+        assert [decision.verdict for decision in decisions] == expected
+        for number, decision in enumerate(decisions):
+            if decision.lease is not None:
+                self.diary.leases[decision.lease.id] = self.diary.leases.pop(f"next {number}")
+                self.held.append(decision.lease)
+        await self.look(0)
+
     async def settle(self, which: int) -> None:
         if self.held:
             lease = self.held[which % len(self.held)]
@@ -114,6 +134,7 @@ class Play:
 
 ACTS: dict[str, Callable[[Play, int], Awaitable[None]]] = {
     "admit": Play.admit,
+    "admit together": Play.admit_together,
     "settle": Play.settle,
     "settle together": Play.settle_together,
     "release": Play.release,
@@ -123,6 +144,7 @@ ACTS: dict[str, Callable[[Play, int], Awaitable[None]]] = {
 
 acts = st.one_of(
     st.tuples(st.just("admit"), st.integers(1, 14)),
+    st.tuples(st.just("admit together"), st.integers(1, 13)),
     st.tuples(st.just("settle"), st.integers(0, 30)),
     st.tuples(st.just("settle together"), st.integers(0, 30)),
     st.tuples(st.just("release"), st.integers(0, 30)),
@@ -138,6 +160,8 @@ async def test_any_interleaving_decides_as_the_diary_does(
 ) -> None:
     # A tenant of its own for each example, on the same store and the same clock.
     play = Play(Desk(store.open(), clock, history, TenantId(f"ten_{next(_tenants)}")))
+    # From then on the credential is known, and may be asked for as cached.
+    assert await play.desk.verdict(ask(cost=0)) is Verdict.ADMITTED
     for act, number in script:
         await ACTS[act](play, number)
 

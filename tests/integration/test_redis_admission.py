@@ -18,7 +18,18 @@ from backend.domain.health import HealthStatus
 from backend.domain.ids import TenantId
 from backend.domain.limits import period_of
 from backend.services.ports import Admission
-from tests.contracts.asking import TENANT, Desk, ask, claim, key_quota, key_rate, lease_of, tenant_quota, tenant_rate
+from tests.contracts.asking import (
+    CACHED,
+    TENANT,
+    Desk,
+    ask,
+    claim,
+    key_quota,
+    key_rate,
+    lease_of,
+    tenant_quota,
+    tenant_rate,
+)
 from tests.contracts.stores import PATIENT_S
 from tests.fakes import FakeClock, FakeHistory
 from tests.integration.test_redis_coalescing import packets
@@ -68,6 +79,24 @@ async def test_one_request_is_one_command(start_private_redis: Callable[[], Serv
         answer = StoredAnswer(status=200, body=b"{}")
         await admission.settle(TENANT, Settlement(lease=lease_of(decision), cache_fill=rows, answer=answer))
         assert await script_calls(client) - before == 2
+
+
+@pytest.mark.parametrize(("count", "commands"), [(1, 1), (2, 1), (64, 1), (65, 2)])
+async def test_requests_of_one_credential_in_one_turn_are_one_command(
+    start_private_redis: Callable[[], Server], count: int, commands: int
+) -> None:
+    rates, quotas = (key_rate(900), tenant_rate(900)), (tenant_quota(900), key_quota(900))
+    url = start_private_redis().url
+    async with aclosing(connect(url, timeout_s=PATIENT_S)) as client, aclosing(open_line(url, PATIENT_S)) as line:
+        desk = Desk(RedisAdmission(ScriptRunner(line), FakeHistory(), cache_ttl_s=300.0), FakeClock(), FakeHistory())
+        await desk.spend(ask(rates=rates, quotas=quotas))
+        # Now the server has the script.
+        await desk.admit_together(*[ask(rates=rates, quotas=quotas, epochs=CACHED) for _ in range(2)])
+        before = await script_calls(client)
+        requests = [ask(rates=rates, quotas=quotas, epochs=CACHED, cache_keys=(b"a" * 20,)) for _ in range(count)]
+        decisions = await desk.admit_together(*requests)
+        assert await script_calls(client) - before == commands
+        assert [lease_of(each).id for each in decisions] == [each.lease_id for each in requests]
 
 
 async def test_many_settlements_are_one_command_and_those_with_a_slot_one_each(
