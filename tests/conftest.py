@@ -7,6 +7,7 @@ a transaction that is open anywhere in a server holds the watermark of all of it
 
 import gc
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from typing import NoReturn
@@ -27,6 +28,11 @@ from tests.servers import ServerNotFound, postgres_server, private_redis_server,
 
 # Tests that import onnxruntime themselves must not have it report either.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+# Every process of a run imports all tests, and pytest has to rewrite their assertions: seconds each, unless it may keep
+# what it made. The directories are ignored by Git.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 STARTERS = {"redis": redis_server, "postgres": postgres_server}
 SHARED = ("redis",)
