@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 LOOPS: tuple[KeyName, ...] = ("api_key", "api_key", "api_key", "test_key")
 SLUG = "acme"
+PAUSE_S = 0.04
+"""Of each loop: a hundred predictions a second, so that whatever happens in between, some are under way."""
+
 WITHIN_S = 60.0
 
 DATABASE_BOUND_S = 2.0
@@ -27,6 +30,9 @@ SLACK_S = 3.0
 
 MAY_BLOCK_S = 1.8
 """No part of the server may hold its event loop; a loaded machine holds it for a while now and then."""
+
+LOOK_EVERY_S = 0.05
+"""Often enough to see that."""
 
 
 @dataclass(slots=True)
@@ -42,7 +48,7 @@ class Watch:
                 began_s = time.monotonic()
                 assert (await client.get("/livez")).status_code == 200
                 self.lives_s.append(time.monotonic() - began_s)
-                await anyio.sleep(0.02)
+                await anyio.sleep(LOOK_EVERY_S)
 
     async def look_again(self, base_url: str) -> None:
         async with httpx.AsyncClient(base_url=base_url, timeout=30, verify=False) as client:
@@ -124,7 +130,7 @@ async def under_load(server: ServerProcess) -> AsyncIterator[Outage]:
             watching.start_soon(outage.watch.keep_looking, server.base_url)
             watching.start_soon(outage.watch.look_again, server.base_url)
             for key in LOOPS:
-                asking.start_soon(partial(load.keep_asking, SLUG, key, sizes=(1, 2, 5), pause_s=0.01))
+                asking.start_soon(partial(load.keep_asking, SLUG, key, sizes=(1, 2, 5), pause_s=PAUSE_S))
             yield outage
             watching.cancel_scope.cancel()
         load.stopping = True

@@ -112,15 +112,16 @@ async def test_l8_a_tenant_far_over_its_limit_takes_nothing_from_another(replica
             assert answer.status_code == 200, answer.text
 
     began_s = time.monotonic()
+    await globex.predict(30)
+    for _ in range(ROUNDS):
+        await asked(quiet_s)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask_over_and_over)
+            await asked(flooded_s)
+            tasks.cancel_scope.cancel()
+    # Its limit is sixty a minute: ten times that is refused, at least.
     while flood[429] < 600:
-        # Its limit is sixty a minute: ten times that is refused, at least.
-        await globex.predict(30)
-        for _ in range(ROUNDS):
-            await asked(quiet_s)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(ask_over_and_over)
-                await asked(flooded_s)
-                tasks.cancel_scope.cancel()
+        flood[(await globex.predict(1)).status_code] += 1
     took_s = time.monotonic() - began_s
     assert set(flood) <= {200, 429}
     assert flood[200] <= 60 + took_s
