@@ -96,7 +96,8 @@ class GroupCommitLedger:
         self._max_pending = max_pending
         self._pending: list[_Pending] = []
         self._at_once = 1 if database.engine.dialect.name == "sqlite" else AT_ONCE
-        self._running: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.Task[None]] = set()
+        self._writing = 0
         self._will_look = False
         self._is_open = False
         self._batches = metrics.histogram(
@@ -118,10 +119,7 @@ class GroupCommitLedger:
         loop = asyncio.get_running_loop()
         entry = _Pending(event, loop.create_future())
         self._pending.append(entry)
-        if not self._will_look:
-            # Whoever else appends in this turn of the loop comes along.
-            self._will_look = True
-            loop.call_soon(self._begin_commits)
+        self._begin_commit()
         # A caller who leaves takes only this future with him: the model has answered, and the row is written.
         await entry.written
 
@@ -144,9 +142,9 @@ class GroupCommitLedger:
     async def aclose(self) -> None:
         """Write what is pending, then stop."""
         self._is_open = False
-        self._begin_commits()
-        while self._running:
-            await asyncio.wait(self._running)
+        self._begin_commit()
+        while self._writers:
+            await asyncio.wait(self._writers)
         await self._breaker.aclose()
         await self._store.aclose()
 
@@ -169,22 +167,35 @@ class GroupCommitLedger:
         detail = f"usage is kept until the database can take it: {waiting} events wait"
         return (ResourceHealth(name=name, status=HealthStatus.DEGRADED, detail=detail),)
 
-    def _begin_commits(self) -> None:
-        """Begin what is worth beginning now. Called when events have arrived, and when a commit has ended."""
-        self._will_look = False
-        while self._pending and (free := self._at_once - len(self._running)):
-            waiting = len(self._pending)
-            if self._running and waiting < WORTH_A_COMMIT:
-                return
-            size = min(self._max_batch, waiting if waiting < 2 * WORTH_A_COMMIT else -(-waiting // free))
-            batch, self._pending = self._pending[:size], self._pending[size:]
-            task = asyncio.create_task(self._write(batch), name="ledger-commit")
-            self._running.add(task)
-            task.add_done_callback(self._ended)
+    def _begin_commit(self) -> None:
+        """Have a commit begin in the next turn of the loop, if one is worth it. Who appends until then comes along."""
+        waiting = len(self._pending)
+        if self._will_look or self._writing >= self._at_once or waiting < (WORTH_A_COMMIT if self._writing else 1):
+            return
+        self._will_look = True
+        task = asyncio.create_task(self._write_pending(), name="ledger-commit")
+        self._writers.add(task)
+        task.add_done_callback(self._writers.discard)
 
-    def _ended(self, task: "asyncio.Task[None]") -> None:
-        self._running.discard(task)
-        self._begin_commits()
+    async def _write_pending(self) -> None:
+        """Write batches as long as there is one that is worth it."""
+        self._will_look = False
+        while batch := self._take_batch():
+            # What is left over may be worth another commit beside this one.
+            self._writing += 1
+            self._begin_commit()
+            try:
+                await self._write(batch)
+            finally:
+                self._writing -= 1
+
+    def _take_batch(self) -> list[_Pending]:
+        waiting, free = len(self._pending), self._at_once - self._writing
+        if not free or (self._writing and waiting < WORTH_A_COMMIT):
+            return []
+        size = min(self._max_batch, waiting if waiting < 2 * WORTH_A_COMMIT else -(-waiting // free))
+        batch, self._pending = self._pending[:size], self._pending[size:]
+        return batch
 
     async def _write(self, batch: list[_Pending]) -> None:
         try:
