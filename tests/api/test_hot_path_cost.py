@@ -19,7 +19,7 @@ from tests.api.test_direct_predictions import ask, scope_for
 
 pytestmark = pytest.mark.anyio
 
-CALLS = 249
+CALLS = 227
 """Calls of Python functions of this project on the event loop's thread, a prediction of one row of four numbers."""
 MARGIN = 1.2
 
