@@ -1,7 +1,7 @@
 """Rotating the keys that sign access tokens, over servers that go on running, in both shapes."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,10 @@ TOKEN_TTL_S = 900
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """Two servers over one store, on one clock."""
+class Alone:
+    """One server, and who rotates its keys."""
 
     first: ClockedWorld
-    second: ClockedWorld
 
     @property
     def clock(self) -> FakeClock:
@@ -42,16 +41,36 @@ class Pair:
             return (await SigningKeyService(unit=unit, smith=smith, clock=self.clock).rotate()).kid
 
 
+@dataclass(frozen=True, slots=True)
+class Pair(Alone):
+    """Two servers over one store, on one clock."""
+
+    second: ClockedWorld
+
+
+@pytest.fixture(params=["embedded", "server"])
+async def alone(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Alone]:
+    async with over_one_store(request, tmp_path, servers=1) as (first,):
+        yield Alone(first)
+
+
 @pytest.fixture(params=["embedded", "server"])
 async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Pair]:
+    async with over_one_store(request, tmp_path, servers=2) as (first, second):
+        yield Pair(first, second)
+
+
+@asynccontextmanager
+async def over_one_store(
+    request: pytest.FixtureRequest, folder: Path, *, servers: int
+) -> AsyncIterator[list[ClockedWorld]]:
     clock = FakeClock()
-    settings = embedded_settings(tmp_path, models=tmp_path / "none", **stores_asked_for(request, "signing"))
+    settings = embedded_settings(folder, models=folder / "none", **stores_asked_for(request, "signing"))
     async with AsyncExitStack() as stack:
-        worlds = [
+        yield [
             ClockedWorld(await stack.enter_async_context(running(settings, request.param, clock)), clock)
-            for _ in range(2)
+            for _ in range(servers)
         ]
-        yield Pair(*worlds)
 
 
 async def kids(world: ClockedWorld) -> list[str]:
@@ -76,18 +95,18 @@ async def test_j7_a_running_server_takes_tokens_of_a_key_made_elsewhere(pair: Pa
         assert await kids(world) == [new_kid, old_kid]
 
 
-async def test_j7_old_tokens_verify_until_they_expire_and_a_removed_key_fails(pair: Pair) -> None:
-    tenant = await pair.first.tenant()
-    old = await pair.first.log_in(tenant.owner_email)
-    new_kid = await pair.rotate()
-    assert await pair.first.resources.token_issuer.refresh()
-    pair.clock.advance(TOKEN_TTL_S)
-    assert (await me(pair.first, old)).status_code == 200, "the leeway for clocks that differ"
-    pair.clock.advance(31)
-    assert problem(await me(pair.first, old)) == (401, "invalid-credentials")
-    pair.clock.advance(KEPT_AFTER_RETIREMENT.total_seconds())
-    assert await pair.first.resources.token_issuer.refresh()
-    assert await kids(pair.first) == [new_kid]
+async def test_j7_old_tokens_verify_until_they_expire_and_a_removed_key_fails(alone: Alone) -> None:
+    tenant = await alone.first.tenant()
+    old = await alone.first.log_in(tenant.owner_email)
+    new_kid = await alone.rotate()
+    assert await alone.first.resources.token_issuer.refresh()
+    alone.clock.advance(TOKEN_TTL_S)
+    assert (await me(alone.first, old)).status_code == 200, "the leeway for clocks that differ"
+    alone.clock.advance(31)
+    assert problem(await me(alone.first, old)) == (401, "invalid-credentials")
+    alone.clock.advance(KEPT_AFTER_RETIREMENT.total_seconds())
+    assert await alone.first.resources.token_issuer.refresh()
+    assert await kids(alone.first) == [new_kid]
 
 
 async def test_j7_a_token_of_a_removed_key_fails_however_young(pair: Pair) -> None:
@@ -102,14 +121,14 @@ async def test_j7_a_token_of_a_removed_key_fails_however_young(pair: Pair) -> No
     assert problem(await me(pair.second, later)) == (401, "invalid-credentials")
 
 
-async def test_j7_the_clean_up_removes_what_verifies_nothing_any_more(pair: Pair) -> None:
-    await pair.rotate()
-    job = signing_key_cleanup(pair.first.resources.store, pair.clock)
-    pair.clock.advance(KEPT_AFTER_RETIREMENT.total_seconds())
+async def test_j7_the_clean_up_removes_what_verifies_nothing_any_more(alone: Alone) -> None:
+    await alone.rotate()
+    job = signing_key_cleanup(alone.first.resources.store, alone.clock)
+    alone.clock.advance(KEPT_AFTER_RETIREMENT.total_seconds())
     assert await job.work() == 0
-    pair.clock.advance(1)
+    alone.clock.advance(1)
     assert await job.work() == 1
-    async with pair.first.resources.store.unit_of_work(read_only=True) as unit:
+    async with alone.first.resources.store.unit_of_work(read_only=True) as unit:
         assert [key.retired_at for key in await unit.signing_keys.list_all()] == [None]
 
 
@@ -149,18 +168,18 @@ async def test_j7_a_token_of_a_new_key_is_revoked_by_a_server_that_does_not_know
     assert problem(await me(pair.second, headers)) == (401, "invalid-credentials")
 
 
-async def test_g1_a_rotation_is_one_record_of_the_platform_without_the_key(pair: Pair) -> None:
-    [old_kid] = await kids(pair.first)
-    new_kid = await pair.rotate()
-    [record] = [each for each in await trail(pair.first, "platform") if each.entry.target_id == new_kid]  # type: ignore[arg-type]
+async def test_g1_a_rotation_is_one_record_of_the_platform_without_the_key(alone: Alone) -> None:
+    [old_kid] = await kids(alone.first)
+    new_kid = await alone.rotate()
+    [record] = [each for each in await trail(alone.first, "platform") if each.entry.target_id == new_kid]  # type: ignore[arg-type]
     assert record.entry.action.value == "signing-key.rotated"
     assert (dict(record.entry.before), dict(record.entry.after)) == ({"kids": [old_kid]}, {"kids": [new_kid]})
 
 
-async def test_k2_private_keys_are_sealed_and_the_key_set_is_public(pair: Pair) -> None:
-    await pair.rotate()
-    async with pair.first.resources.store.unit_of_work(read_only=True) as unit:
+async def test_k2_private_keys_are_sealed_and_the_key_set_is_public(alone: Alone) -> None:
+    await alone.rotate()
+    async with alone.first.resources.store.unit_of_work(read_only=True) as unit:
         for key in await unit.signing_keys.list_all():
             assert b"PRIVATE" not in key.sealed_private
-    answer = await pair.first.client.get("/.well-known/jwks.json")
+    answer = await alone.first.client.get("/.well-known/jwks.json")
     assert all(set(key) == {"kty", "crv", "x", "y", "kid", "use", "alg"} for key in answer.json()["keys"])
