@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 import pytest
 
-from backend.adapters.db.ledger import WORTH_A_COMMIT, EventConflict, GroupCommitLedger
+from backend.adapters.db.ledger import WORTH_A_COMMIT, WORTH_THE_FILE, EventConflict, GroupCommitLedger
 from backend.adapters.memory.metrics import NullMetrics
 from backend.adapters.prometheus.metrics import PrometheusMetrics
 from backend.domain.errors import MeteringUnavailable
@@ -45,6 +45,13 @@ def conflicts_of(metrics: PrometheusMetrics) -> float | None:
 async def outcomes(ledger: GroupCommitLedger, events: list[UsageEvent]) -> list[BaseException | None]:
     """Append at once, so that several share a commit; return what each caller got."""
     return await asyncio.gather(*(ledger.append(event.tenant_id, event) for event in events), return_exceptions=True)
+
+
+async def being_written() -> None:
+    """Wait until a commit has begun: a ledger looks around the loop once more, whether somebody comes along."""
+    for _ in range(4):
+        await asyncio.sleep(0)
+    await anyio.wait_all_tasks_blocked()
 
 
 async def test_r2_an_event_is_durable_when_append_returns(books: Books, ledger: GroupCommitLedger) -> None:
@@ -87,7 +94,7 @@ async def test_what_arrives_during_a_commit_goes_into_the_next_one(books: Books,
     tenant = new_tenant()
     with writers_held_off(books.url):
         first = asyncio.create_task(ledger.append(tenant, an_event(tenant)))
-        await anyio.wait_all_tasks_blocked()
+        await being_written()
         later = [asyncio.create_task(ledger.append(tenant, an_event(tenant))) for _ in range(20)]
         await anyio.wait_all_tasks_blocked()
     await asyncio.gather(first, *later)
@@ -125,6 +132,23 @@ async def test_a_second_commit_runs_beside_the_first_when_it_is_worth_one(
     assert len(books.ids(tenant)) == 1 + WORTH_A_COMMIT
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("arriving", "together"), [(5, 5), (3 * WORTH_THE_FILE, WORTH_THE_FILE)], ids=["few", "many"])
+async def test_a_commit_to_a_file_takes_along_who_arrives_meanwhile(
+    books: Books, ledger: GroupCommitLedger, arriving: int, together: int
+) -> None:
+    """As long as each turn of the loop brings one more; but not for ever."""
+    tenant = new_tenant()
+    callers = []
+    for _ in range(arriving):
+        callers.append(asyncio.create_task(ledger.append(tenant, an_event(tenant))))
+        await asyncio.sleep(0)
+    await asyncio.gather(*callers)
+    first, *_ = rows = books.rows(tenant)
+    assert len(rows) == arriving
+    assert abs([row["stored_at"] for row in rows].count(first["stored_at"]) - together) <= 2
+
+
 async def test_an_idle_ledger_commits_each_event_at_once(books: Books, ledger: GroupCommitLedger) -> None:
     tenant = new_tenant()
     for expected in range(1, 4):
@@ -146,7 +170,7 @@ async def test_what_waits_is_bounded(books: Books) -> None:
     async with books.writer(max_pending=3) as ledger:
         with writers_held_off(books.url):
             writing = asyncio.create_task(ledger.append(tenant, an_event(tenant)))
-            await anyio.wait_all_tasks_blocked()
+            await being_written()
             waiting = [asyncio.create_task(ledger.append(tenant, an_event(tenant))) for _ in range(3)]
             await anyio.wait_all_tasks_blocked()
             with pytest.raises(MeteringUnavailable):

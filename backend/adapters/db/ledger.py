@@ -40,6 +40,10 @@ AT_ONCE = 2
 WORTH_A_COMMIT = 8
 """Events for which a second commit begins before the first has ended."""
 
+WORTH_THE_FILE = 16
+"""Events for which a commit to a file begins though more are arriving. It is this process that writes there, which
+takes as long as a few predictions do, and callers who were answered together come back together."""
+
 
 @record(frozen=True, slots=True)
 class _Pending:
@@ -179,6 +183,7 @@ class GroupCommitLedger:
 
     async def _write_pending(self) -> None:
         """Write batches as long as there is one that is worth it."""
+        await self._gather()
         self._will_look = False
         while batch := self._take_batch():
             # What is left over may be worth another commit beside this one.
@@ -188,6 +193,17 @@ class GroupCommitLedger:
                 await self._write(batch)
             finally:
                 self._writing -= 1
+            await self._gather()
+
+    async def _gather(self) -> None:
+        """Put a commit to a file off while each turn of the loop brings more for it, until it is worth one."""
+        seen = 0
+        while self._at_once == 1 and seen < (waiting := len(self._pending)) < WORTH_THE_FILE:
+            self._will_look = True
+            seen = waiting
+            await asyncio.sleep(0)
+        if seen:
+            self._will_look = False
 
     def _take_batch(self) -> list[_Pending]:
         waiting, free = len(self._pending), self._at_once - self._writing
