@@ -1,7 +1,6 @@
 """The embedded shape on a file that can only be read: nothing is sold, everything can be read, and it recovers."""
 
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
+from backend.adapters.db.sqlite_connection import DirectConnection
 from tests.api.conftest import World, embedded_settings, running
 
 pytestmark = pytest.mark.anyio
@@ -17,27 +17,40 @@ pytestmark = pytest.mark.anyio
 WITHIN_S = 60.0
 
 
-@dataclass
 class Disk:
     """Whether connections to SQLite may write: what a file on a disk that was remounted read-only says of itself.
 
     File modes would not do: they do not bind root, under whom containers run tests.
     """
 
-    is_read_only: bool = False
+    def __init__(self) -> None:
+        self._is_read_only = False
+        self._connections: list[DirectConnection] = []
 
-    def on_checkout(self, connection: Any, *_: Any) -> None:
+    async def remount(self, *, read_only: bool) -> None:
+        """Let all connections write, or none of them: those that are open, and those to come."""
+        self._is_read_only = read_only
+        for connection in self._connections:
+            await connection.send(lambda database: database.execute(self._pragma()))
+
+    def on_connect(self, connection: Any, *_: Any) -> None:
+        driver = getattr(connection, "driver_connection", None)
+        if isinstance(driver, DirectConnection):
+            self._connections.append(driver)
         cursor = connection.cursor()
-        cursor.execute(f"PRAGMA query_only = {int(self.is_read_only)}")
+        cursor.execute(self._pragma())
         cursor.close()
+
+    def _pragma(self) -> str:
+        return f"PRAGMA query_only = {int(self._is_read_only)}"
 
 
 @pytest.fixture
 def disk() -> Iterator[Disk]:
     disk = Disk()
-    event.listen(Pool, "checkout", disk.on_checkout)
+    event.listen(Pool, "connect", disk.on_connect)
     yield disk
-    event.remove(Pool, "checkout", disk.on_checkout)
+    event.remove(Pool, "connect", disk.on_connect)
 
 
 @pytest.fixture
@@ -50,7 +63,7 @@ async def test_on_a_read_only_file_nothing_is_sold_and_everything_is_read(own_wo
     world, tenant = own_world, await own_world.tenant()
     token = await world.log_in(tenant.owner_email)
     assert (await world.predict(tenant.live)).status_code == 200
-    disk.is_read_only = True
+    await disk.remount(read_only=True)
     for _ in range(3):
         refused = await world.predict(tenant.live)
         assert (refused.status_code, refused.json()["code"]) == (503, "metering-unavailable")
@@ -69,7 +82,7 @@ async def test_on_a_read_only_file_nothing_is_sold_and_everything_is_read(own_wo
     ready = await world.client.get("/readyz")
     assert ready.status_code == 503
     assert {each["name"]: each["status"] for each in ready.json()["resources"]}["ledger"] == "down"
-    disk.is_read_only = False
+    await disk.remount(read_only=False)
     with anyio.fail_after(WITHIN_S):
         while (await world.predict(tenant.live)).status_code != 200:
             await anyio.sleep(0.02)
