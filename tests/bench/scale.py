@@ -34,6 +34,8 @@ from tests.bench.site import Site
 
 MODEL = "a"
 CONNECTIONS = 16
+LARGE_CONNECTIONS = 4
+"""For requests of many rows: a tenant may have so many waiting, and sixteen times a thousand is more than that."""
 LONGEST_S = 120.0
 ROWS_EACH = (1, 10, 100, 1_000)
 KEYS = (10, 100, 1_000, 10_000, 100_000)
@@ -78,7 +80,8 @@ class Scale:
         yield from self._workers(keys)
         with forecourt(shape, cores=self.site.cores, folder=self.site.folder) as served:
             self._warm_up([served], keys)
-            yield from self._sizes("rows a request", ROWS_EACH, lambda rows: self._rows(served, keys, rows))
+            name = f"rows a request, {LARGE_CONNECTIONS} connections"
+            yield from self._sizes(name, ROWS_EACH, lambda rows: self._rows(served, keys, rows))
             within = [size for size in KEYS if size <= self.limits.keys]
             yield from self._sizes("keys", within, self._grown(served, keys_of_one=True))
             within = [size for size in TENANTS if size <= self.limits.tenants]
@@ -112,7 +115,10 @@ class Scale:
     def _rows(self, served: Served, keys: list[str], rows_each: int) -> list["Costs"]:
         # What is under way when a turn ends is paid for and not counted: large requests take longer turns.
         seconds = self.seconds * max(1.0, rows_each / 100)
-        return [self._measured([served], keys, rows_each, seconds=seconds) for _ in range(self.rounds)]
+        return [
+            self._measured([served], keys, rows_each, seconds=seconds, connections=LARGE_CONNECTIONS)
+            for _ in range(self.rounds)
+        ]
 
     def _grown(self, served: Served, *, keys_of_one: bool) -> Callable[[int], list["Costs"]]:
         """Return what measures so many keys in turn: of one tenant, or of a tenant each."""
@@ -174,7 +180,13 @@ class Scale:
         self._measured(servers, keys, 1, seconds=max(1.0, self.seconds))
 
     def _measured(
-        self, servers: Sequence[Served], keys: Sequence[str], rows_each: int, *, seconds: float | None = None
+        self,
+        servers: Sequence[Served],
+        keys: Sequence[str],
+        rows_each: int,
+        *,
+        seconds: float | None = None,
+        connections: int = CONNECTIONS,
     ) -> "Costs":
         rows = self.site.models.trained(MODEL).rows(ROWS)
         used_s, stores_s = self._used_s(servers)
@@ -184,7 +196,7 @@ class Scale:
                     self.site.generator.run,
                     served.port,
                     predictions(served.port, MODEL, rows, keys[place :: len(servers)], rows_each=rows_each),
-                    connections=CONNECTIONS // len(servers),
+                    connections=connections // len(servers),
                     seconds=seconds or self.seconds,
                     warmup_s=0,
                 )
