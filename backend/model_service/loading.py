@@ -62,9 +62,11 @@ class Loader:
         if is_first:
             import_module(_SERVED)
             self._is_equipped = True
+        # As on the worker: what is measured here is what it will be. For good, because the matrix products' number is
+        # the process's: taken back here, it could be taken back from a worker that has set it meanwhile.
+        one_native_thread()
         try:
-            with one_native_thread():  # as on the worker: what is measured here is what it will be
-                shelves = {name: self._shelf(seen, name, current.get(name)) for name in names}
+            shelves = {name: self._shelf(seen, name, current.get(name)) for name in names}
         finally:
             if is_first:
                 # A worker that runs already was prepared before the compiled libraries came.

@@ -463,12 +463,34 @@ worker.join()
 """
 
 
-async def test_native_code_keeps_to_the_workers_own_thread() -> None:
+LOADS = """
+import sys
+from pathlib import Path
+from threadpoolctl import threadpool_info
+from backend.model_service.lane_limits import LaneLimits
+from backend.model_service.lanes import Lanes
+from backend.model_service.loading import Loader
+from backend.model_service.repository import ModelRepository
+
+loader = Loader(ModelRepository(Path(sys.argv[1])), Lanes(LaneLimits()), allow_pickle=False, max_rows=10)
+found, shelves = set(), {}
+for _ in range(2):
+    shelves = loader.load(shelves)
+    assert shelves["iris"].versions
+    found |= {(pool["user_api"], pool["num_threads"]) for pool in threadpool_info()}
+print(sorted(found))
+"""
+
+
+@pytest.mark.parametrize("script", [POOLS, LOADS], ids=["worker", "loader"])
+async def test_native_code_keeps_to_the_thread_that_calls_it(registered_root: Path, script: str) -> None:
+    """From the first model on, and for good: a load that ended and gave threads back would give them to all."""
     # A process of its own: while a test run holds a limit, threadpoolctl lets no other thread set one.
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
-        POOLS,
+        script,
+        str(registered_root),
         cwd=Path(__file__).parents[3],
         env=os.environ | {"OPENBLAS_NUM_THREADS": "3", "OMP_NUM_THREADS": "3"},
         stdout=asyncio.subprocess.PIPE,
