@@ -57,6 +57,7 @@ def _answered(line: Line, status: int, request_id: str, started_s: float) -> Lin
     return {
         **line,
         "status": status,
-        "duration_ms": round((time.perf_counter() - started_s) * 1000, 2),
+        # To two places, as round() would for six times as much.
+        "duration_ms": int((time.perf_counter() - started_s) * 100_000 + 0.5) / 100,
         "request_id": request_id,
     }

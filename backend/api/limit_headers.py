@@ -22,9 +22,8 @@ def limit_lines(standing: Standing) -> str:
 
 def _rate_lines(rates: tuple[RateState, ...]) -> str:
     policy = ", ".join([f'"{state.rule.scope}";q={state.rule.per_window};w={state.rule.window_s}' for state in rates])
-    left = ", ".join(
-        [f'"{state.rule.scope}";r={state.remaining};t={state.reset_s}' for state in sorted(rates, key=_part_left)]
-    )
+    tightest_first = sorted(rates, key=_part_left) if len(rates) > 1 else rates
+    left = ", ".join([f'"{state.rule.scope}";r={state.remaining};t={state.reset_s}' for state in tightest_first])
     return f"ratelimit-policy: {policy}\r\nratelimit: {left}\r\n"
 
 

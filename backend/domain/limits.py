@@ -132,10 +132,10 @@ def _wait_s(rule: RateRule, owed: float, cost: int) -> float:
 
 def _state(rule: RateRule, owed: float) -> RateState:
     rows = rule.per_window
-    remaining = math.floor(rows - owed + ROW_TOLERANCE / 2)
+    left = rows - owed + ROW_TOLERANCE / 2
     # A limit of nothing is as whole as it will ever be.
-    reset_s = math.ceil((owed - ROW_TOLERANCE / 4) * (rule.window_s / rows)) if rows else 0
-    return RateState(rule=rule, remaining=max(0, remaining), reset_s=max(0, reset_s))
+    due_s = (owed - ROW_TOLERANCE / 4) * (rule.window_s / rows) if rows else 0.0
+    return RateState(rule=rule, remaining=int(left) if left > 0 else 0, reset_s=math.ceil(due_s) if due_s > 0 else 0)
 
 
 def whole_seconds(wait_s: float) -> int:

@@ -1,8 +1,11 @@
 """Columns of answers as one JSON object per row, ready to be sent and cached."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from backend.model_service.errors import WrongAnswer
 from backend.model_service.runners import Columns, Label, label_name
@@ -27,12 +30,16 @@ class AnswerWriter:
 
     def _write(self, columns: Columns) -> list[bytes]:
         if columns.values is not None:
-            return [orjson.dumps({"value": value}) for value in columns.values.tolist()]
+            return [orjson.dumps({"value": value}) for value in _listed(columns.values)]
         labels = columns.labels or ()
         if columns.probabilities is None:
             return [orjson.dumps({"label": label}) for label in labels]
         return [
             # A runner's probabilities are as wide as its classes; being strict here costs more than the writing.
             orjson.dumps({"label": label, "probabilities": dict(zip(self._names, row))})  # noqa: B905
-            for label, row in zip(labels, columns.probabilities.tolist(), strict=True)
+            for label, row in zip(labels, _listed(columns.probabilities), strict=True)
         ]
+
+
+def _listed(numbers: NDArray[np.float64] | list[Any]) -> list[Any]:
+    return numbers if isinstance(numbers, list) else numbers.tolist()

@@ -39,12 +39,13 @@ class Comparison:
         for left, right in ((expected.probabilities, answered.probabilities), (expected.values, answered.values)):
             if left is None and right is None:
                 continue
-            if left is None or right is None or left.shape != right.shape:
+            if left is None or right is None or np.shape(left) != np.shape(right):
                 self.max_difference = float("inf")
                 continue
             self.rows += len(left) if expected.labels is None else 0
             size = np.maximum(1.0, np.abs(left))
-            self.max_difference = max(self.max_difference, float((np.abs(left - right) / size).max(initial=0.0)))
+            apart = np.abs(np.subtract(left, right)) / size
+            self.max_difference = max(self.max_difference, float(apart.max(initial=0.0)))
 
     def fault(self) -> str:
         """Say what is wrong."""

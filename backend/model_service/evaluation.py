@@ -47,7 +47,7 @@ def held_out_metrics(task: Task, truth: Sequence[str], answered: Columns, classe
 
 def _close(expected: Any, answered: Any) -> bool:
     expected = np.asarray(expected, dtype=np.float64)
-    return expected.shape == answered.shape and np.allclose(
+    return expected.shape == np.shape(answered) and np.allclose(
         expected, answered, rtol=PARITY_TOLERANCE, atol=PARITY_TOLERANCE
     )
 

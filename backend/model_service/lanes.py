@@ -128,6 +128,11 @@ class Lanes:
                 self._start_worker()
                 self._work_ready.notify_all()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether rows may be computed: it was started and has not been closed. For those that need no thread."""
+        return self._worker is not None and not self._closing
+
     def is_serving(self) -> bool:
         """Whether new rows are taken."""
         with self._lock:

@@ -9,8 +9,6 @@ from math import exp, isfinite
 from operator import mul
 from typing import TypeAlias, cast
 
-import numpy as np
-
 from backend.domain.models import OutputOptions
 from backend.model_service.errors import WrongAnswer
 from backend.model_service.manifest import Row
@@ -32,7 +30,7 @@ class PlainLinearRunner:
         """Predict rows."""
         scored = [self._score(cast("Sequence[float]", row)) for row in rows]
         if not self._classes:
-            return Columns(values=np.array([score for [score] in scored]))
+            return Columns(values=[score for [score] in scored])
         if len(self._scores) == 1:
             labels = [self._classes[score > 0] for [score] in scored]
         else:
@@ -40,7 +38,7 @@ class PlainLinearRunner:
         if not (options.probabilities and self._has_probabilities):
             return Columns(labels=labels)
         spread = _of_two if len(self._scores) == 1 else _softmax
-        return Columns(labels=labels, probabilities=np.array([spread(scores) for scores in scored]))
+        return Columns(labels=labels, probabilities=[spread(scores) for scores in scored])
 
     def _score(self, row: Sequence[float]) -> list[float]:
         scores = [offset + sum(map(mul, row, weights)) for offset, weights in self._scores]

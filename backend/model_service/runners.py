@@ -63,12 +63,13 @@ class Columns:
     """What a model says of n rows.
 
     A classifier fills ``labels`` (n) and, where asked, ``probabilities`` (n x classes, in the order of its
-    classes); a regressor fills ``values`` (n).
+    classes); a regressor fills ``values`` (n). Whoever works in plain Python gives lists: for one row, an array of
+    them costs as much as they did.
     """
 
     labels: Sequence[Label] | None = None
-    probabilities: NDArray[np.float64] | None = None
-    values: NDArray[np.float64] | None = None
+    probabilities: NDArray[np.float64] | list[list[float]] | None = None
+    values: NDArray[np.float64] | list[float] | None = None
 
 
 class Runner(Protocol):

@@ -9,7 +9,7 @@ from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 from backend.domain.errors import ConcurrencyExceeded, ModelUnavailable, Overloaded, SchemaMismatch
-from backend.domain.models import ModelInfo, OutputOptions, Task
+from backend.domain.models import OutputOptions, Task
 from backend.model_service.answers import AnswerWriter
 from backend.model_service.artifacts import load_artifact
 from backend.model_service.encoding import RowEncoder, TypedRows
@@ -66,16 +66,17 @@ class LoadedModel:
         metrics: Metrics | None = None,
     ) -> None:
         self._manifest = manifest
-        self._info = manifest.info()
+        self.info: Final = manifest.info()
+        """What is told about it."""
         self._encoder = encoder
         self._lanes = lanes
         self._classifies = manifest.task is Task.CLASSIFICATION
         # A version that is loaded anew does not share a batch with what it replaces.
-        load = f"{self._info.digest}/{next(_LOADS)}"
-        self._by_options = {
-            options: (LaneKey(self.lane_name, load, options), _execute(runner, writer, options))
+        load = f"{self.info.digest}/{next(_LOADS)}"
+        self._full, self._bare = [
+            (LaneKey(self.lane_name, load, options), _execute(runner, writer, options))
             for options in (OutputOptions(), _WITHOUT_PROBABILITIES)
-        }
+        ]
         # An estimator's own code may hang: on the worker a watchdog sees that, on the event loop nobody would. A graph
         # that classifies leaves some rows to it.
         own = manifest.runner
@@ -83,20 +84,15 @@ class LoadedModel:
         self._inline_row_us = inf if asks_estimator else own.one_row_us
         self._is_retired = False
         self._meter = ModelMeter.of(
-            metrics or SilentMetrics(), model=self._info.name, version=self._info.version, runner=self._info.runner
+            metrics or SilentMetrics(), model=self.info.name, version=self.info.version, runner=self.info.runner
         )
         self._failed_at_s: float | None = None
         self.shadow: Shadow | None = None
 
     @property
-    def info(self) -> ModelInfo:
-        """What is told about it."""
-        return self._info
-
-    @property
     def lane_name(self) -> str:
         """How its lanes call it: name and version."""
-        return f"{self._info.name}@{self._info.version}"
+        return f"{self.info.name}@{self.info.version}"
 
     def encode(self, inputs: Sequence[object]) -> TypedRows:
         """Validate rows (lists in feature order, or objects by feature name).
@@ -128,7 +124,7 @@ class LoadedModel:
         typed = self._own(rows)
         started_s = perf_counter()
         wanted = [typed.rows[index] for index in indices]
-        key, execute = self._by_options[options if self._classifies else _WITHOUT_PROBABILITIES]
+        key, execute = self._way(options)
         spellings = [typed.canonical(index) for index in indices]
         answers = await self._run_in_lane(key, execute, wanted, spellings, share, deadline_s)
         self._has_run(wanted, key.options, answers, started_s)
@@ -145,8 +141,7 @@ class LoadedModel:
         typed = self._own(rows)
         started_s = perf_counter()
         wanted = [typed.rows[index] for index in indices]
-        # A regressor has no probabilities, so asking for them must not split its batches.
-        key, execute = self._by_options[options if self._classifies else _WITHOUT_PROBABILITIES]
+        key, execute = self._way(options)
         answers = self._run_inline(execute, wanted)
         self._has_run(wanted, key.options, answers, started_s)
         return answers
@@ -164,7 +159,7 @@ class LoadedModel:
         self._is_retired = True
         self.shadow = None
         self._meter.runner.set(0)
-        self._lanes.retire([key for key, _ in self._by_options.values()])
+        self._lanes.retire([key for key, _ in (self._full, self._bare)])
 
     def failed_lately(self) -> bool:
         """Whether the model failed on somebody's rows within the last minute."""
@@ -172,7 +167,7 @@ class LoadedModel:
 
     def compute(self, rows: Sequence[Row], options: OutputOptions) -> Sequence[bytes]:
         """Predict on the calling thread, for nobody in particular; what it raises is the caller's to handle."""
-        _, execute = self._by_options[options if self._classifies else _WITHOUT_PROBABILITIES]
+        _, execute = self._way(options)
         return execute(rows)
 
     def warm_up(self) -> None:
@@ -185,12 +180,16 @@ class LoadedModel:
             for sample in self._manifest.sample_rows:
                 # One by one: a request may be allowed fewer rows than there are samples.
                 rows = self._encoder.encode([sample]).rows
-                for _, execute in self._by_options.values():
+                for _, execute in (self._full, self._bare):
                     execute(rows)
         except SchemaMismatch as error:
             raise ModelRefused("The manifest's sample rows do not fit its inputs.") from error
         except Exception as error:
             raise ModelRefused(f"The model fails on its own sample rows ({type(error).__name__}).") from error
+
+    def _way(self, options: OutputOptions) -> tuple[LaneKey, Execute]:
+        # A regressor has no probabilities, so asking for them must not split its batches.
+        return self._full if options.probabilities and self._classifies else self._bare
 
     def _own(self, rows: EncodedRows) -> TypedRows:
         if not isinstance(rows, TypedRows) or rows.encoder is not self._encoder:
@@ -232,7 +231,7 @@ class LoadedModel:
                 self._lanes.retire([key])
 
     def _run_inline(self, execute: Execute, rows: Sequence[Row]) -> list[bytes]:
-        if not self._lanes.is_serving():
+        if not self._lanes.is_open:
             self._meter.shed.add()
             raise Overloaded("The service is not taking predictions at the moment.", retry_after_s=1)
         try:

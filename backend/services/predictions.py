@@ -60,6 +60,7 @@ class PredictionService:
         }
         self._outcomes = OutcomeMeter(metrics)
         self._settler = Settler(admission)
+        self._under_way = 0
 
     async def predict(self, caller: PredictCaller, command: PredictCommand) -> PredictionAnswer | ReplayedAnswer:
         """Answer one request.
@@ -67,11 +68,16 @@ class PredictionService:
         Raises:
             ForecourtError: one of the refusals that API.md lists under predictions. Nothing was charged then.
         """
+        self._under_way += 1
         try:
             answer = await self._answer(caller, command)
         except BaseException as error:
             self._outcomes.failed(error)
             raise
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._settler.settle_when_answered()
         self._outcomes.answered(answer)
         return answer
 

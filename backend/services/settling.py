@@ -15,7 +15,7 @@ TENANTS_TOGETHER = 4
 """Tenants that share a task, which costs more than one of them. Each waits for the answer to the one before it."""
 
 WITHIN_S = 0.005
-"""How long a settlement waits for an admission to go along with: what it lets go of is counted until then."""
+"""How long a settlement waits at most for an admission to go along with: what it lets go of is counted until then."""
 
 
 class Settler:
@@ -30,8 +30,9 @@ class Settler:
     def settle_soon(self, settlement: Settlement) -> None:
         """Settle before the next admission is asked, or else in a moment, with all others until then."""
         waiting = self._waiting
-        if not waiting:
-            self._timer = asyncio.get_running_loop().call_later(WITHIN_S, self.settle_waiting)
+        if self._timer is None:
+            # It is not called off when it turns out not to be needed, which costs as much as to begin another one.
+            self._timer = asyncio.get_running_loop().call_later(WITHIN_S, self._look)
         tenant_id = settlement.lease.tenant_id
         group = waiting.get(tenant_id)
         if group is None:
@@ -44,14 +45,21 @@ class Settler:
         a caller who asks for the same row again finds it in the cache."""
         if not self._waiting:
             return
-        if self._timer is not None:
-            self._timer.cancel()
         groups = list(self._waiting.items())
         self._waiting = {}
         for first in range(0, len(groups), TENANTS_TOGETHER):
             task = asyncio.create_task(self._settle_groups(groups[first : first + TENANTS_TOGETHER]))
             self._unfinished.add(task)
             task.add_done_callback(self._unfinished.discard)
+
+    def settle_when_answered(self) -> None:
+        """Settle a lone caller's lease as soon as the answer has left. To be called when nobody is under way.
+
+        The caller's next request would have to wait for it. A crowd's leases wait: their call costs as much as that
+        of one, and goes along with what is asked anyway.
+        """
+        if len(self._waiting) == 1 and len(next(iter(self._waiting.values()))) == 1:
+            asyncio.get_running_loop().call_soon(self.settle_waiting)
 
     async def settle(self, settlement: Settlement) -> None:
         """Settle at once. The usage is durable: what is lost is a counter, rebuilt from it."""
@@ -72,6 +80,10 @@ class Settler:
         self.settle_waiting()
         if self._unfinished:
             await asyncio.gather(*self._unfinished, return_exceptions=True)
+
+    def _look(self) -> None:
+        self._timer = None
+        self.settle_waiting()
 
     async def _settle_groups(self, groups: Sequence[tuple[TenantId, Sequence[Settlement]]]) -> None:
         for tenant_id, settlements in groups:

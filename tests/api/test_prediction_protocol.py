@@ -439,6 +439,44 @@ async def test_who_leaves_before_the_answer_to_a_known_head_harms_nobody(line: L
             await asyncio.sleep(0)
 
 
+async def test_a_connection_is_closed_once_nothing_has_come_for_long_enough(reads: Reads) -> None:
+    [protocol] = reads.line.server.server_state.connections
+    assert isinstance(protocol, PredictionProtocol)
+    for _ in range(3):
+        assert is_prediction(await reads.predict())
+        timer = protocol.timeout_keep_alive_task
+        assert timer is not None
+        # As it rings, although something has come since it was set.
+        timer.cancel()
+        protocol.timeout_keep_alive_handler()
+        assert protocol.timeout_keep_alive_task not in {timer, None}
+    protocol.timeout_keep_alive = 0
+    protocol.timeout_keep_alive_handler()
+    assert await reads.connection.ended()
+
+
+async def test_a_connection_is_not_closed_while_a_request_is_answered(reads: Reads) -> None:
+    [protocol] = reads.line.server.server_state.connections
+    assert isinstance(protocol, PredictionProtocol)
+    assert is_prediction(await reads.predict())
+
+    async def ring() -> None:
+        before = protocol.cycle
+        async with asyncio.timeout(WITHIN_S):
+            while protocol.cycle is before:
+                await asyncio.sleep(0)
+        assert not protocol.cycle.response_complete
+        as_served, protocol.timeout_keep_alive = protocol.timeout_keep_alive, 0
+        protocol.timeout_keep_alive_handler()
+        protocol.timeout_keep_alive = as_served
+
+    for other in (None, "head"):
+        headers = {} if other is None else {"X_Other": other}
+        answer, _ = await asyncio.gather(reads.predict(GOOD, **headers), ring())
+        assert is_prediction(answer)
+        assert protocol.timeout_keep_alive_task is not None
+
+
 async def test_a_server_that_ends_answers_a_known_head_first(reads: Reads) -> None:
     assert is_prediction(await reads.predict())
     large = other_body(1_000)

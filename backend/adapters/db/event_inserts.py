@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -36,6 +37,10 @@ class Entry:
         return self.event.tenant_id, self.event.id
 
 
+by_identity = attrgetter("event.tenant_id", "event.id")
+"""The same, to sort by."""
+
+
 class InsertsOnPostgresql:
     """A batch is one JSON document, in one round trip."""
 
@@ -65,37 +70,42 @@ class InsertsOnSqlite:
         """As on PostgreSQL; ``None`` where a transaction has to be waited for, and nothing is written."""
         at = _as_text(stored_at)
         return await self._statement.run(
-            [_values(entry, _as_text(entry.event.occurred_at), at).values() for entry in entries]
+            [
+                _values(entry.event, entry.fingerprint, _as_text(entry.event.occurred_at), at).values()
+                for entry in entries
+            ]
         )
 
     async def put(self, connection: AsyncConnection, entries: Sequence[Entry], stored_at: datetime) -> None:
         """Insert those whose id is not there yet."""
-        await connection.execute(_ON_SQLITE, [_values(entry, entry.event.occurred_at, stored_at) for entry in entries])
+        rows = [_values(entry.event, entry.fingerprint, entry.event.occurred_at, stored_at) for entry in entries]
+        await connection.execute(_ON_SQLITE, rows)
 
     async def aclose(self) -> None:
         """Give the connections back that were kept for batches."""
         await self._statement.aclose()
 
 
-def _values(entry: Entry, occurred_at: datetime | str, stored_at: datetime | str) -> dict[str, Any]:
-    event = entry.event
+def _values(
+    event: UsageEvent, fingerprint: bytes | str, occurred_at: datetime | str, stored_at: datetime | str
+) -> dict[str, Any]:
     return {
         "event_id": event.id,
         "tenant_id": event.tenant_id,
         "credential_id": event.credential_id,
-        "environment": event.environment.value,
+        "environment": event.environment._value_,  # not through a descriptor of Python's, twice an event
         "model": event.model,
         "model_version": event.model_version,
         "units": event.units,
         "cached_units": event.cached_units,
         "billable_units": event.billable_units,
-        "reason": event.reason.value,
+        "reason": event.reason._value_,
         "plan_id": event.plan_id,
         "plan_version": event.plan_version,
         "request_id": event.request_id,
         "occurred_at": occurred_at,
         "period": event.period,
-        "fingerprint": entry.fingerprint,
+        "fingerprint": fingerprint,
         "stored_at": stored_at,
     }
 
@@ -106,16 +116,10 @@ def _as_text(instant: datetime) -> str:
 
 
 def _document(entries: Sequence[Entry], stored_at: datetime) -> bytes:
-    """Return events as PostgreSQL takes them: one JSON document."""
-    values = [_values(entry, entry.event.occurred_at, stored_at) for entry in entries]
-    return orjson.dumps(values, default=_hexadecimal)
-
-
-def _hexadecimal(value: object) -> str:
-    """Spell a ``bytea`` as PostgreSQL reads it."""
-    if isinstance(value, bytes):
-        return "\\x" + value.hex()
-    raise TypeError
+    """Return events as PostgreSQL takes them: one JSON document, with a ``bytea`` in hexadecimal."""
+    return orjson.dumps(
+        [_values(entry.event, f"\\x{entry.fingerprint.hex()}", entry.event.occurred_at, stored_at) for entry in entries]
+    )
 
 
 def _from_document(parameter: str) -> str:

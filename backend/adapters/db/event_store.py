@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from backend.adapters.db.engine import for_writing
-from backend.adapters.db.event_inserts import Entry, Identity, InsertsOnPostgresql, InsertsOnSqlite
+from backend.adapters.db.event_inserts import Entry, Identity, InsertsOnPostgresql, InsertsOnSqlite, by_identity
 from backend.adapters.db.late_events import book_late_events
 from backend.adapters.db.row_security import show_all_tenants
 from backend.adapters.db.tables import UsageEventRow
@@ -140,7 +140,7 @@ class SqlEventStore:
     async def _write(self, entries: list[Entry]) -> list[Stored]:
         stored_at = datetime.now(UTC)
         # In one order for all writers: two that hold the same events then wait for each other, and never deadlock.
-        ordered = sorted(entries, key=lambda entry: entry.identity)
+        ordered = sorted(entries, key=by_identity)
         # An event of an earlier month may be late: whether it is has to be asked in the transaction that books it.
         if not self._may_be_late(entries) and await self._inserts.commit(ordered, stored_at) == len(entries):
             return [Stored.DURABLE] * len(entries)

@@ -26,6 +26,8 @@ class StatementLine:
         self._socket = driver.pgconn.socket
         self._results: list[PGresult] = []
         self._answer: asyncio.Future[PGresult] | None = None
+        self._late_at_s = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._is_watched = True
         self._loop.add_reader(self._socket, self._read)
 
@@ -77,7 +79,10 @@ class StatementLine:
     async def _answered(self) -> PGresult:
         self._results = []
         answer = self._answer = self._loop.create_future()
-        overdue = self._loop.call_later(self._driver.answer_within_s, self._driver.hang_up)
+        self._late_at_s = self._loop.time() + self._driver.answer_within_s
+        if self._timer is None:
+            # One for many: to set one and call it off for each costs more than to send what is asked.
+            self._timer = self._loop.call_at(self._late_at_s, self._look)
         try:
             if self._pgconn.flush():
                 # More than the socket takes at once.
@@ -88,11 +93,20 @@ class StatementLine:
             self._driver.hang_up()
             raise
         finally:
-            overdue.cancel()
             self._answer = None
         if result.status != ExecStatus.COMMAND_OK:
             raise errors.error_from_result(result)
         return result
+
+    def _look(self) -> None:
+        """Look whether an answer is overdue."""
+        self._timer = None
+        if self._answer is None:
+            return
+        if self._loop.time() < self._late_at_s:
+            self._timer = self._loop.call_at(self._late_at_s, self._look)
+        else:
+            self._driver.hang_up()
 
     def _write(self) -> None:
         try:
@@ -138,6 +152,9 @@ class StatementLine:
             answer.set_exception(OperationalError("the server gave no answer"))
 
     def _unwatch(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._is_watched:
             self._is_watched = False
             self._loop.remove_reader(self._socket)

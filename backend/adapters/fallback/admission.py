@@ -123,12 +123,11 @@ class FallbackAdmission:
 
     async def settle_all(self, tenant_id: TenantId, settlements: Sequence[Settlement]) -> None:
         """Turn several leases into use, now or when the shared admission is back."""
-        shared = []
-        for settlement in settlements:
-            if isinstance(settlement.lease, LocalLease):
-                self._backlog.recount(settlement.lease)
-            else:
-                shared.append(settlement)
+        shared = [settlement for settlement in settlements if not isinstance(settlement.lease, LocalLease)]
+        if len(shared) < len(settlements):
+            for settlement in settlements:
+                if isinstance(settlement.lease, LocalLease):
+                    self._backlog.recount(settlement.lease)
         if not shared:
             return
         try:

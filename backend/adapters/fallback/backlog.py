@@ -61,6 +61,10 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._announcements) + len(self._ends) + len(self._recounts) + self._being_told
 
+    def __bool__(self) -> bool:
+        # Every request asks.
+        return bool(self._announcements or self._ends or self._recounts or self._being_told)
+
     def announce(self, tenant_id: TenantId, credential_id: str | None, version: int) -> None:
         """Keep an announcement."""
         name = (tenant_id, credential_id)

@@ -38,13 +38,14 @@ class SettlingTogether:
         Raises:
             EnforcementUnavailable: Redis did not answer to one call or more.
         """
-        plain = [each for each in settlements if _is_plain(each)]
+        plain = [each for each in settlements if each.lease.idempotency is None and each.answer is None]
         calls: list[Coroutine[object, object, object]] = [
             self._redis.run(self._script, call.keys, call.args)
             for call in settle_all_calls(tenant_id, plain, self._wordings, self._keeping)
         ]
         if len(plain) < len(settlements):
-            calls += [self._alone(tenant_id, each) for each in settlements if not _is_plain(each)]
+            others = [each for each in settlements if not (each.lease.idempotency is None and each.answer is None)]
+            calls += [self._alone(tenant_id, each) for each in others]
         if len(calls) == 1:
             await calls[0]
             return
@@ -65,6 +66,8 @@ def settle_all_calls(
         leases_of: dict[tuple[str, ...], dict[str, None]] = {}
         row_keys: list[bytes] = []
         rows: list[bytes] = []
+        latest: tuple[str, ...] = ()
+        leases: dict[str, None] = {}
         for settlement in settlements[first : first + MOST_LEASES]:
             fill = settlement.cache_fill
             if row_keys and len(row_keys) + len(fill) > MOST_ROWS:
@@ -72,7 +75,10 @@ def settle_all_calls(
             first += 1
             lease = settlement.lease
             if lease.quotas:
-                leases_of.setdefault(wordings.counters_of(lease), {})[f"{lease.cost}:{lease.id}"] = None
+                counters = wordings.counters_of(lease)
+                if counters is not latest:
+                    latest, leases = counters, leases_of.setdefault(counters, {})
+                leases[f"{lease.cost}:{lease.id}"] = None
             for digest, row in fill:
                 if len(row) <= longest:
                     row_keys.append(prefix + digest)
@@ -85,7 +91,3 @@ def settle_all_calls(
         call.args.extend(rows)
         if call.keys:
             yield call
-
-
-def _is_plain(settlement: Settlement) -> bool:
-    return settlement.lease.idempotency is None and settlement.answer is None

@@ -88,6 +88,26 @@ async def test_those_that_wait_are_settled_at_once_when_somebody_asks_and_by_the
     assert len(desk.calls) == len(desk.tasks) == 2
 
 
+async def test_a_lone_callers_is_settled_once_it_is_answered_and_a_crowds_wait() -> None:
+    desk = Desk()
+    settler = settler_of(desk)
+    settler.settle_when_answered()
+    settler.settle_soon(settlement("alone"))
+    settler.settle_when_answered()
+    assert not desk.calls, "the answer is still to be written"
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert desk.settled == ["alone"]
+    for name, tenant in (("one", "ten"), ("other", "ten"), ("third", "ten_b")):
+        settler.settle_soon(settlement(name, tenant))
+    settler.settle_when_answered()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert desk.settled == ["alone"]
+    await settler.settled()
+    assert sorted(desk.settled) == ["alone", "one", "other", "third"]
+
+
 async def test_they_are_settled_though_nobody_waits_for_it() -> None:
     desk = Desk()
     settler = settler_of(desk)
