@@ -1,11 +1,13 @@
-"""The access log. Predictions are many, so their lines are handed to logging in batches: a record each costs more
-than all look-ups of a prediction together, and wakes the thread that writes."""
+"""The access log. Predictions are many, so their lines are handed to logging in batches: a record each would wake the
+thread that writes."""
 
 import asyncio
 import logging
 import time
 
 from starlette.types import Scope
+
+from backend.logs import Answered, milliseconds
 
 access_log = logging.getLogger("forecourt.access")
 
@@ -20,7 +22,8 @@ def log_access(scope: Scope, status: int, request_id: str, started_s: float) -> 
     if access_log.isEnabledFor(logging.INFO):
         # The path only: a query string may hold what should not have been sent.
         line = access_line(scope["method"], scope["path"], scope.get("client_address"))
-        access_log.info("request", extra=_answered(line, status, request_id, started_s))
+        took_ms = milliseconds(time.perf_counter() - started_s)
+        access_log.info("request", extra={**line, "status": status, "duration_ms": took_ms, "request_id": request_id})
 
 
 def access_line(method: str, path: str, client: str | None) -> Line:
@@ -32,18 +35,18 @@ class BatchedAccessLog:
     """Writes the same lines a moment later, many at once."""
 
     def __init__(self) -> None:
-        self._lines: list[Line] = []
+        self._lines: list[Answered] = []
 
     def note(self, line: Line, status: int, request_id: str, started_s: float) -> None:
         """Write the access line of a request before long."""
         if not access_log.isEnabledFor(logging.INFO):
             return
-        line = _answered(line, status, request_id, started_s)
-        line["created"] = time.time()
-        self._lines.append(line)
-        if len(self._lines) == 1:
+        lines = self._lines
+        lines.append(Answered(line, status, time.perf_counter() - started_s, request_id, time.time()))
+        waiting = len(lines)
+        if waiting == 1:
             asyncio.get_running_loop().call_later(BATCH_EVERY_S, self.flush)
-        elif len(self._lines) >= BATCH_LINES:
+        elif waiting >= BATCH_LINES:
             self.flush()
 
     def flush(self) -> None:
@@ -51,13 +54,3 @@ class BatchedAccessLog:
         if self._lines:
             lines, self._lines = self._lines, []
             access_log.info("requests", extra={"lines": lines})
-
-
-def _answered(line: Line, status: int, request_id: str, started_s: float) -> Line:
-    return {
-        **line,
-        "status": status,
-        # To two places, as round() would for six times as much.
-        "duration_ms": int((time.perf_counter() - started_s) * 100_000 + 0.5) / 100,
-        "request_id": request_id,
-    }

@@ -104,6 +104,7 @@ class GroupCommitLedger:
         self._writing = 0
         self._will_look = False
         self._is_open = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._batches = metrics.histogram(
             "forecourt_ledger_batch_events", "Usage events in one commit.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
         )
@@ -111,16 +112,18 @@ class GroupCommitLedger:
         self._refused = metrics.counter("forecourt_ledger_refused_events_total", "Usage events that nobody could take.")
 
     def start(self) -> None:
-        """Take events from now on."""
+        """Take events from now on, on the event loop that runs."""
         self._is_open = True
+        # Kept: to ask which one runs is a system call.
+        self._loop = asyncio.get_running_loop()
 
     async def append(self, tenant_id: TenantId, event: UsageEvent) -> None:
         """Return once the event is durable, exactly once."""
         if event.tenant_id != tenant_id:
             raise ValueError("an event may only be booked on its own tenant")
-        if not self._is_open or len(self._pending) >= self._max_pending:
+        loop = self._loop
+        if not self._is_open or loop is None or len(self._pending) >= self._max_pending:
             raise MeteringUnavailable(retry_after_s=1)
-        loop = asyncio.get_running_loop()
         entry = _Pending(event, loop.create_future())
         self._pending.append(entry)
         self._begin_commit()

@@ -36,7 +36,8 @@ class _Wire(asyncio.Protocol):
     """One connection and those who wait on it, each with the instant at which the answer is late."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
+        self.now_s = loop.time
         self._replies = hiredis.Reader()
         self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._unsent: list[bytes] = []
@@ -130,7 +131,8 @@ class CoalescingLine:
 
     async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[Value]) -> Reply:
         """Run a script in one round trip; in two when the server has not seen it yet."""
-        late_at_s = asyncio.get_running_loop().time() + self._timeout_s
+        now_s = asyncio.get_running_loop().time if self._wire is None else self._wire.now_s
+        late_at_s = now_s() + self._timeout_s
         packed = _packed(("EVALSHA", script.digest, len(keys), *keys, *args))
         reply = await self._ask(packed, late_at_s)
         if isinstance(reply, hiredis.ReplyError):

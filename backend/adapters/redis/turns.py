@@ -51,6 +51,7 @@ class Turns:
         self._redis = runner
         self._script = Script("admit_all")
         self._groups: dict[int, _Group] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def admit(
         self, tenant_id: TenantId, request: AdmissionRequest, wording: Wording, numbers: bytes
@@ -64,7 +65,9 @@ class Turns:
         group = self._groups.get(place)
         if group is not None and group.takes(numbers, request.cost):
             group.add(request)
-            waits: asyncio.Future[AdmissionDecision | None] = asyncio.get_running_loop().create_future()
+            # Kept: to ask which one runs is a system call.
+            loop = self._loop = self._loop or asyncio.get_running_loop()
+            waits: asyncio.Future[AdmissionDecision | None] = loop.create_future()
             group.others.append(waits)
             return await waits
         group = self._groups[place] = _Group(wording, numbers)
