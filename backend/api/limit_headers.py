@@ -29,11 +29,11 @@ def _rate_lines(rates: tuple[RateState, ...]) -> str:
 
 def _quota_lines(quotas: tuple[QuotaState, ...]) -> str:
     quota = quotas[0] if len(quotas) == 1 else min(quotas, key=_rows_left)
-    capped = quota.rule.limit is not None
+    limit, left = quota.rule.limit, quota.remaining
     return (
-        f"x-quota-limit: {quota.rule.limit if capped else UNLIMITED}\r\n"
+        f"x-quota-limit: {UNLIMITED if limit is None else limit}\r\n"
         f"x-quota-used: {quota.used + quota.reserved}\r\n"
-        f"x-quota-remaining: {quota.remaining if capped else UNLIMITED}\r\n"
+        f"x-quota-remaining: {UNLIMITED if left is None else left}\r\n"
         f"x-quota-reset: {_written(quota.resets_at_s)}\r\n"
     )
 

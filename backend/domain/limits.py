@@ -170,9 +170,10 @@ class QuotaState:
     @property
     def remaining(self) -> int | None:
         """Rows that may still be leased; ``None`` without a cap."""
-        if self.rule.limit is None:
+        limit = self.rule.limit
+        if limit is None:
             return None
-        return max(0, self.rule.limit - self.used - self.reserved)
+        return max(0, limit - self.used - self.reserved)
 
     def with_reserved(self, cost: int) -> "QuotaState":
         """Return the state after ``cost`` more rows have been leased."""

@@ -23,22 +23,20 @@ class AnswerWriter:
         Raises:
             WrongAnswer: there are not ``count`` answers.
         """
-        answers = self._write(columns)
+        labels = columns.labels or ()
+        if columns.values is not None:
+            answers = [orjson.dumps({"value": value}) for value in _listed(columns.values)]
+        elif columns.probabilities is None:
+            answers = [orjson.dumps({"label": label}) for label in labels]
+        else:
+            answers = [
+                # A runner's probabilities are as wide as its classes; being strict here costs more than the writing.
+                orjson.dumps({"label": label, "probabilities": dict(zip(self._names, row))})  # noqa: B905
+                for label, row in zip(labels, _listed(columns.probabilities), strict=True)
+            ]
         if len(answers) != count:
             raise WrongAnswer("The runner did not give one answer per row.")
         return answers
-
-    def _write(self, columns: Columns) -> list[bytes]:
-        if columns.values is not None:
-            return [orjson.dumps({"value": value}) for value in _listed(columns.values)]
-        labels = columns.labels or ()
-        if columns.probabilities is None:
-            return [orjson.dumps({"label": label}) for label in labels]
-        return [
-            # A runner's probabilities are as wide as its classes; being strict here costs more than the writing.
-            orjson.dumps({"label": label, "probabilities": dict(zip(self._names, row))})  # noqa: B905
-            for label, row in zip(labels, _listed(columns.probabilities), strict=True)
-        ]
 
 
 def _listed(numbers: NDArray[np.float64] | list[Any]) -> list[Any]:

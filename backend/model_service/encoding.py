@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from math import hypot
 from operator import itemgetter
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 import orjson
 
@@ -32,17 +32,14 @@ _MAX_FLOAT: Final = sys.float_info.max
 class TypedRows:
     """Rows of one request that fit one model."""
 
-    __slots__ = ("_canonical", "encoder", "rows")
+    __slots__ = ("_canonical", "count", "encoder", "rows")
 
     def __init__(self, encoder: "RowEncoder", rows: list[Row]) -> None:
         self.encoder = encoder
         self.rows = rows
-        self._canonical: list[bytes] | None = None
-
-    @property
-    def count(self) -> int:
+        self.count = len(rows)
         """How many rows there are."""
-        return len(self.rows)
+        self._canonical: list[bytes] | None = None
 
     def canonical(self, index: int) -> bytes:
         """Return the one spelling of a row: a JSON array of its values in feature order."""
@@ -108,16 +105,15 @@ class RowEncoder:
                 return self._fit(self._pick(item))
             except KeyError:
                 return None
-        if type(item) is list or type(item) is tuple:
-            cells = cast("_Cells", item)
-            return self._fit(cells) if len(cells) == self._width else None
+        if isinstance(item, list | tuple):
+            return self._fit(item) if len(item) == self._width else None
         return None
 
     def _fit_floats(self, cells: _Cells) -> Row | None:
         """All features are floats: look at the set of types, and at the length for NaN and what is too large."""
         kinds = set(map(type, cells))
         if kinds == _FLOATS or kinds <= _NUMBERS:
-            numbers = cast("Sequence[float]", cells)
+            numbers: Sequence[Any] = cells
             try:
                 row = tuple([number + 0.0 for number in numbers])  # -0.0 becomes 0.0, an int becomes a float
             except OverflowError:

@@ -7,7 +7,7 @@ its answer has the same bytes whichever batch it came in.
 from collections.abc import Sequence
 from math import exp, isfinite
 from operator import mul
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias
 
 from backend.domain.models import OutputOptions
 from backend.model_service.errors import WrongAnswer
@@ -28,7 +28,7 @@ class PlainLinearRunner:
 
     def predict(self, rows: Sequence[Row], options: OutputOptions) -> Columns:
         """Predict rows."""
-        scored = [self._score(cast("Sequence[float]", row)) for row in rows]
+        scored = [self._score(row) for row in rows]
         if not self._classes:
             return Columns(values=[score for [score] in scored])
         if len(self._scores) == 1:
@@ -40,7 +40,7 @@ class PlainLinearRunner:
         spread = _of_two if len(self._scores) == 1 else _softmax
         return Columns(labels=labels, probabilities=[spread(scores) for scores in scored])
 
-    def _score(self, row: Sequence[float]) -> list[float]:
+    def _score(self, row: Sequence[Any]) -> list[float]:
         scores = [offset + sum(map(mul, row, weights)) for offset, weights in self._scores]
         # What is infinite or NaN stays so in a sum; one that is only too large as a sum is looked at again.
         if not isfinite(sum(scores)) and not all(map(isfinite, scores)):

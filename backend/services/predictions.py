@@ -187,12 +187,12 @@ class PredictionService:
         cached: Sequence[bytes | None],
     ) -> list[bytes]:
         """Run the rows that the cache did not hold, within the caller's deadline."""
-        missing = [index for index, row in enumerate(cached) if row is None]
-        hits = len(cached) - len(missing)
+        hits = len(cached) - cached.count(None)
         if hits:
             model.count_cached(hits)
-        if not missing:
+        if hits == len(cached):
             return [row for row in cached if row is not None]
+        missing = [index for index, row in enumerate(cached) if row is None]
         computed = model.run_at_once(rows, missing, command.options)
         if computed is None:
             deadline_s = command.deadline_s

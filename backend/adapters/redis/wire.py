@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from backend.adapters.redis import keys
 from backend.adapters.redis.line import Reply, Value
-from backend.adapters.redis.wordings import Wording, Wordings, limit_keys, said_by
+from backend.adapters.redis.wordings import Wording, Wordings, limit_keys
 from backend.domain.admission import AdmissionRequest, Lease, Settlement, StoredAnswer
 from backend.domain.api_keys import Environment
 from backend.domain.ids import TenantId
@@ -65,7 +65,9 @@ class Terms(NamedTuple):
 
 def spell_numbers(request: AdmissionRequest, wording: Wording, terms: Terms, now_s: float) -> bytes:
     """Return the numbers of a request: the same object as long as they are the same ones."""
-    said = said_by(request, now_s)
+    epochs = request.epochs
+    # All that makes a request's numbers differ from those of another with the same limits: not its rows.
+    said = (now_s, request.enforcement, epochs.tenant, epochs.credential, epochs.fresh)
     if wording.said != said:
         period = wording.period
         numbers = [
@@ -73,9 +75,9 @@ def spell_numbers(request: AdmissionRequest, wording: Wording, terms: Terms, now
             period_start_s(period),
             period_end_s(period),
             SPENDS if request.enforces else SPENDS_IN_SHADOW,
-            request.epochs.tenant,
-            request.epochs.credential,
-            request.epochs.fresh,
+            epochs.tenant,
+            epochs.credential,
+            epochs.fresh,
             terms.epoch_ttl_s,
             terms.lease_ttl_s,
             COUNTER_KEPT_S,
@@ -197,7 +199,7 @@ def read_rows(reply: Reply) -> tuple[bytes | None, ...]:
 
 def as_rows(places: Sequence[bytes | int | None]) -> tuple[bytes | None, ...]:
     """Return cached rows as what they are."""
-    return tuple([None if row is None else _bytes(row) for row in places])
+    return tuple([row if row is None or isinstance(row, bytes) else _bytes(row) for row in places])
 
 
 def _end_call(

@@ -7,7 +7,7 @@ the request before. They are kept by credential, and worked out again as soon as
 from dataclasses import dataclass
 
 from backend.adapters.redis import keys
-from backend.domain.admission import AdmissionRequest, Epochs, Lease
+from backend.domain.admission import AdmissionRequest, Lease
 from backend.domain.api_keys import Environment
 from backend.domain.ids import TenantId
 from backend.domain.limits import QuotaRule, RateRule
@@ -84,12 +84,6 @@ class Wordings:
             counters=tuple(counters),
         )
         return wording
-
-
-def said_by(request: AdmissionRequest, now_s: float) -> tuple[object, ...]:
-    """Return what makes one request's numbers differ from those of another with the same limits: not its rows."""
-    epochs: Epochs = request.epochs
-    return (now_s, request.enforcement, epochs.tenant, epochs.credential, epochs.fresh)
 
 
 def limit_keys(
