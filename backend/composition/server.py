@@ -84,8 +84,10 @@ async def open_resources(settings: Settings, stack: AsyncExitStack, *, clock: Cl
     )
     stack.push_async_callback(models.aclose)
     await run_periodically(stack, "models", models.refresh, every_s=MODELS_EVERY_S)
+    stored_keys = SqlKeyDirectory(shared.database, clock)
+    stack.push_async_callback(stored_keys.aclose)
     directory = CachedKeyDirectory(
-        SqlKeyDirectory(shared.database, clock),
+        stored_keys,
         clock,
         ttl_s=settings.key_cache_ttl_s,
         stale_for_s=settings.stale_key_window_s,

@@ -85,14 +85,16 @@ async def registry(database_url: str) -> AsyncIterator[Registry]:
     await database.aclose()
 
 
+@pytest.fixture
+async def store(registry: Registry, clock: FakeClock) -> AsyncIterator[SqlKeyDirectory]:
+    store = SqlKeyDirectory(registry.database, clock)
+    yield store
+    await store.aclose()
+
+
 @pytest.fixture(params=["store", "cached"])
-def directory(request: pytest.FixtureRequest, registry: Registry, clock: FakeClock) -> KeyDirectory:
-    return directory_over(registry.database, request.param, clock)
-
-
-def directory_over(database: Database, kind: str, clock: FakeClock) -> KeyDirectory:
-    store = SqlKeyDirectory(database, clock)
-    return store if kind == "store" else CachedKeyDirectory(store, clock, ttl_s=30.0)
+def directory(request: pytest.FixtureRequest, store: SqlKeyDirectory, clock: FakeClock) -> KeyDirectory:
+    return store if request.param == "store" else CachedKeyDirectory(store, clock, ttl_s=30.0)
 
 
 async def test_a_key_is_found_with_all_that_applies_to_it(registry: Registry, directory: KeyDirectory) -> None:
@@ -200,7 +202,8 @@ async def test_a_dead_store_is_an_outage_and_not_an_unknown_key(
     # Port 1 belongs to nobody; a folder that is not there holds no file.
     dead = {"sqlite": sqlite_url(tmp_path / "gone"), "postgres": "postgresql+psycopg://nobody@127.0.0.1:1/nothing"}
     opened = Database(open_engine(dead[database], pool_size=2, timeout_s=2.0))
-    directory = directory_over(opened, kind, clock)
+    store = SqlKeyDirectory(opened, clock)
+    directory = store if kind == "store" else CachedKeyDirectory(store, clock, ttl_s=30.0)
     for ask in (directory.find, directory.reload, directory.find):
         with pytest.raises(StoreUnavailable):
             await ask("AbCdEf012345")

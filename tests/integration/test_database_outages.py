@@ -138,7 +138,7 @@ async def test_a_pool_that_others_use_up_does_not_hold_up_metering(server: Serve
             anyio.create_task_group() as asking,
         ):
             with connected(database_url) as holder:
-                await in_thread(lambda: holder.execute(text("LOCK TABLE plans IN ACCESS EXCLUSIVE MODE")))
+                await in_thread(lambda: holder.execute(text("LOCK TABLE usage_rollups IN ACCESS EXCLUSIVE MODE")))
                 for _ in range(40):
                     asking.start_soon(ask_the_store, customers.client, customers["acme"].key())
                 with anyio.fail_after(WITHIN_S):

@@ -5,12 +5,14 @@ lock when they begin, since a reader that turns writer half-way can be refused a
 the application's own role, which may not change the ledger, whoever they logged in as.
 """
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+import psycopg
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -42,8 +44,21 @@ _SQLITE_PRAGMAS = (
     "recursive_triggers=ON",
     "trusted_schema=OFF",
 )
-# InternalError: a server that has become a standby refuses every write.
-UNAVAILABLE = (OperationalError, InterfaceError, InternalError, PoolTimeoutError, OSError, TimeoutError)
+# InternalError: a server that has become a standby refuses every write. The drivers' own come from statements that go
+# past the engine.
+UNAVAILABLE = (
+    OperationalError,
+    InterfaceError,
+    InternalError,
+    PoolTimeoutError,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    psycopg.InternalError,
+    sqlite3.OperationalError,
+    sqlite3.InterfaceError,
+    OSError,
+    TimeoutError,
+)
 
 
 class UnsupportedDatabase(ValueError):
@@ -148,7 +163,7 @@ def translated_errors() -> Iterator[None]:
         yield
     except IntegrityError:
         raise
-    except DataError as error:
+    except (DataError, psycopg.DataError) as error:
         raise Invalid("The request holds a value that cannot be stored.") from error
     except UNAVAILABLE as error:
         raise StoreUnavailable(retry_after_s=1) from error
@@ -164,12 +179,14 @@ def is_lost(error: BaseException | None) -> bool:
     A SQLite file is never lost: what it refuses it refuses at once.
     """
     if isinstance(error, DBAPIError):
-        # PostgreSQL names each refusal of its own by a code; class 57P is a server that ends, 53 one that is full.
-        code: str | None = getattr(error.orig, "sqlstate", "")
-        if code == "":
-            return False
-        return error.connection_invalidated or code is None or code.startswith(("08", "57P", "53"))
-    return isinstance(error, TimeoutError)
+        return isinstance(error.orig, psycopg.Error) and (error.connection_invalidated or _says_lost(error.orig))
+    return isinstance(error, TimeoutError) or (isinstance(error, psycopg.Error) and _says_lost(error))
+
+
+def _says_lost(error: psycopg.Error) -> bool:
+    # PostgreSQL names each refusal of its own by a code; class 57P is a server that ends, 53 one that is full.
+    code = error.sqlstate
+    return code is None or code.startswith(("08", "57P", "53"))
 
 
 def violated_constraint(error: IntegrityError) -> str:

@@ -1,26 +1,33 @@
-"""Finds an API key with all that applies to it, in one query and a session of its own."""
-
-from sqlmodel import col, select
+"""Finds an API key with all that applies to it, in one statement on a connection of its own."""
 
 from backend.adapters.db.api_keys import key_from_row
-from backend.adapters.db.plans import plan_from_row
-from backend.adapters.db.row_security import see_all_tenants
-from backend.adapters.db.subscriptions import holds_at
-from backend.adapters.db.tables import ApiKeyRow, PlanRow, SubscriptionRow, TenantRow
+from backend.adapters.db.key_reads import open_reads
 from backend.adapters.db.unit_of_work import Database
+from backend.adapters.memory.bounded_map import BoundedMap
 from backend.domain.api_keys import KeyGrant
 from backend.domain.clock import Clock
 from backend.domain.limits import Enforcement
 from backend.domain.lowered_limits import LoweredLimits
+from backend.domain.plans import Plan
 from backend.domain.tenants import TenantStatus
+
+MOST_PLANS = 1_000
+"""Plan versions that are remembered. They never change, and the grants of all their tenants share them."""
 
 
 class SqlKeyDirectory:
-    """Reads the store each time; a cache stands before it."""
+    """Reads the store each time; a cache stands before it.
+
+    Args:
+        database: some of its pool's connections stay out until :meth:`aclose`.
+        clock: decides which subscription holds.
+    """
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._reads = open_reads(database.engine)
+        self._plans: BoundedMap[str, Plan] = BoundedMap(MOST_PLANS)
 
     def holds(self, lookup_id: str) -> bool:  # noqa: ARG002
         """Nothing is at hand: each look goes to the store."""
@@ -40,27 +47,28 @@ class SqlKeyDirectory:
 
     async def reload(self, lookup_id: str) -> KeyGrant | None:
         """Return the key as the store holds it now."""
-        query = (
-            select(ApiKeyRow, TenantRow, PlanRow, SubscriptionRow)
-            .join(TenantRow, col(TenantRow.id) == col(ApiKeyRow.tenant_id))
-            .join(SubscriptionRow, col(SubscriptionRow.tenant_id) == col(TenantRow.id))
-            .join(PlanRow, col(PlanRow.id) == col(SubscriptionRow.plan_id))
-            .where(col(ApiKeyRow.lookup_id) == lookup_id)
-            .where(*holds_at(self._clock.now()))
-        )
-        async with self._database.session() as session:
-            # Only the key says which tenant it is of.
-            await see_all_tenants(session)
-            found = (await session.execute(query)).one_or_none()
+        async with self._database.guarded():
+            found = await self._reads.one(lookup_id, self._clock.now())
         if found is None:
             return None
-        key, tenant, plan, subscription = found
         return KeyGrant.assemble(
-            key=key_from_row(key),
-            tenant_status=TenantStatus(tenant.status),
-            tenant_version=tenant.version,
-            plan=plan_from_row(plan),
-            plan_ends_at=subscription.ended_at,
-            enforcement=Enforcement(subscription.enforcement),
-            lowered=LoweredLimits.from_dict(tenant.lowered_limits),
+            key=key_from_row(found),
+            tenant_status=TenantStatus(found.tenant_status),
+            tenant_version=found.tenant_version,
+            plan=self._plans.get(found.plan_id) or await self._read_plan(found.plan_id),
+            plan_ends_at=found.plan_ends_at,
+            enforcement=Enforcement(found.enforcement),
+            lowered=LoweredLimits.from_dict(found.lowered_limits),
         )
+
+    async def aclose(self) -> None:
+        """Give the connections back that were kept."""
+        await self._reads.aclose()
+
+    async def _read_plan(self, plan_id: str) -> Plan:
+        async with self._database.unit_of_work(read_only=True) as unit:
+            plan = await unit.plans.get(plan_id)
+        if plan is None:
+            raise LookupError("a subscription is to a plan that is there")
+        self._plans.put(plan_id, plan)
+        return plan

@@ -6,51 +6,92 @@ which begin to watch the socket and end it again each time. The connections are 
 application's role and with its bounds. Each run is a transaction of its own.
 """
 
+import asyncio
+from collections.abc import Callable, Sequence
 from itertools import count
-from typing import cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from psycopg.pq.abc import PGresult
+from sqlalchemy.exc import TimeoutError as WaitedTooLong
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from backend.adapters.db.statement_line import StatementLine
 
+if TYPE_CHECKING:
+    from sqlalchemy import QueuePool
+
+T = TypeVar("T")
 _numbers = count(1)
 
 
 class PreparedStatement:
-    """A statement of PostgreSQL with one parameter, as many at once as there are callers.
+    """A statement of PostgreSQL.
 
     Args:
         engine: where its connections come from; they stay out of its pool until :meth:`aclose`.
-        statement: with ``$1``; it returns no rows.
+        statement: with ``$1`` and so on for its parameters.
+        at_once: on how many connections it runs at the same time; by default on as many as there are callers.
     """
 
-    def __init__(self, engine: AsyncEngine, statement: str) -> None:
+    def __init__(self, engine: AsyncEngine, statement: str, *, at_once: int | None = None) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._statement = statement.encode()
         # Its own: a connection that was given back still holds what another one prepared.
         self._name = b"forecourt_%d" % next(_numbers)
         self._idle: list[StatementLine] = []
+        self._turns = None if at_once is None else asyncio.Semaphore(at_once)
 
-    async def run(self, value: bytes) -> int:
-        """Run it with a text as its parameter, and commit; return how many rows it wrote.
+    async def run(self, *values: bytes) -> int:
+        """Run it with texts as its parameters, and commit; return how many rows it wrote.
 
         Raises:
             psycopg.Error: the server refuses it, or cannot be reached any more.
-            sqlalchemy.exc.SQLAlchemyError, OSError, TimeoutError: it cannot be reached.
+            sqlalchemy.exc.SQLAlchemyError, OSError, TimeoutError: it cannot be reached, or no connection is free.
         """
-        line = await self._taken()
-        try:
-            result = await line.ask(self._name, [value])
-        except BaseException:
-            await self._give_back(line)
-            raise
-        self._idle.append(line)
-        return cast("int", result.command_tuples)
+        return await self._ask(values, _written)
+
+    async def fetch(self, *values: bytes) -> list[tuple[Any, ...]]:
+        """Run it with texts as its parameters; return its rows.
+
+        Raises:
+            psycopg.Error, sqlalchemy.exc.SQLAlchemyError, OSError, TimeoutError: as :meth:`run`.
+        """
+        return await self._ask(values, StatementLine.rows_of)
 
     async def aclose(self) -> None:
         """Give the connections back to the engine."""
         while self._idle:
             await self._idle.pop().give_back()
+
+    async def _ask(self, values: Sequence[bytes], read: Callable[[StatementLine, PGresult], T]) -> T:
+        if self._turns is None:
+            return await self._ask_now(values, read)
+        await self._its_turn(self._turns)
+        try:
+            return await self._ask_now(values, read)
+        finally:
+            self._turns.release()
+
+    async def _its_turn(self, turns: asyncio.Semaphore) -> None:
+        """Wait for one of its connections as long as for one of the engine's."""
+        if not turns.locked():
+            await turns.acquire()
+            return
+        try:
+            async with asyncio.timeout(cast("QueuePool", self._engine.pool).timeout()):
+                await turns.acquire()
+        except TimeoutError as error:
+            raise WaitedTooLong("no connection for a statement became free in time") from error
+
+    async def _ask_now(self, values: Sequence[bytes], read: Callable[[StatementLine, PGresult], T]) -> T:
+        line = await self._taken()
+        try:
+            answer = read(line, await line.ask(self._name, values))
+        except BaseException:
+            await self._give_back(line)
+            raise
+        self._idle.append(line)
+        return answer
 
     async def _taken(self) -> StatementLine:
         while self._idle:
@@ -72,3 +113,7 @@ class PreparedStatement:
             self._idle.append(line)
         else:
             await line.hang_up()
+
+
+def _written(_line: StatementLine, result: PGresult) -> int:
+    return cast("int", result.command_tuples)

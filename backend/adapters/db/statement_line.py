@@ -5,14 +5,18 @@ the server's farewell, so the connection is known to be over before anybody asks
 """
 
 import asyncio
-from typing import cast
+from collections.abc import Sequence
+from typing import Any, cast
 
-from psycopg import Error, OperationalError, errors
+from psycopg import DataError, Error, OperationalError, errors
+from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGresult
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from backend.adapters.db.bounded_connection import BoundedConnection
+
+_FINE = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
 class StatementLine:
@@ -22,6 +26,7 @@ class StatementLine:
         self._connection = connection
         self._driver = driver
         self._pgconn = driver.pgconn
+        self._types = Transformer(driver)
         self._loop = asyncio.get_running_loop()
         self._socket = driver.pgconn.socket
         self._results: list[PGresult] = []
@@ -42,12 +47,15 @@ class StatementLine:
         raw = await connection.get_raw_connection()
         return cls(connection, cast("BoundedConnection", raw.driver_connection))
 
-    async def ask(self, name: bytes, values: list[bytes]) -> PGresult:
+    async def ask(self, name: bytes, values: Sequence[bytes]) -> PGresult:
         """Run what is prepared under a name.
 
         Raises:
             psycopg.Error: the server refuses it, or the connection is lost; also when it does not answer in time.
         """
+        if any(b"\0" in value for value in values):
+            # libpq takes a zero for the text's end: what was asked would be something else.
+            raise DataError("PostgreSQL holds no text with a zero in it")
         self._pgconn.send_query_prepared(name, values)
         return await self._answered()
 
@@ -59,6 +67,11 @@ class StatementLine:
         """
         self._pgconn.send_prepare(name, statement)
         await self._answered()
+
+    def rows_of(self, result: PGresult) -> list[tuple[Any, ...]]:
+        """Return the rows of an answer, their values as the driver reads them."""
+        self._types.set_pgresult(result)
+        return self._types.load_rows(0, result.ntuples, tuple)
 
     def is_idle(self) -> bool:
         """Whether the server takes a further statement, as far as this side knows."""
@@ -94,7 +107,7 @@ class StatementLine:
             raise
         finally:
             self._answer = None
-        if result.status != ExecStatus.COMMAND_OK:
+        if result.status not in _FINE:
             raise errors.error_from_result(result)
         return result
 

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, delete, or_, update
+from sqlalchemy import BindParameter, ColumnElement, delete, or_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -16,7 +16,7 @@ from backend.domain.statements import PlanSpan
 from backend.domain.subscriptions import Standing, Subscription
 
 
-def holds_at(at: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+def holds_at(at: datetime | BindParameter[datetime]) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """Return the conditions of the one subscription that a tenant is on at an instant."""
     ended_at = col(SubscriptionRow.ended_at)
     return col(SubscriptionRow.started_at) <= at, or_(ended_at.is_(None), ended_at > at)

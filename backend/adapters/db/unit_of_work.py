@@ -188,7 +188,7 @@ class Database:
         Raises:
             StoreUnavailable: the store does not answer within its bound.
         """
-        async with self._guarded():
+        async with self.guarded():
             engine = self.engine if read_only else self._writing
             async with AsyncSession(engine, expire_on_commit=False) as session:
                 unit = SqlUnitOfWork(session)
@@ -205,7 +205,7 @@ class Database:
         Raises:
             StoreUnavailable: the store does not answer within its bound.
         """
-        async with self._guarded(), AsyncSession(self.engine, expire_on_commit=False) as session:
+        async with self.guarded(), AsyncSession(self.engine, expire_on_commit=False) as session:
             yield session
 
     @asynccontextmanager
@@ -215,7 +215,7 @@ class Database:
         Raises:
             StoreUnavailable: the store does not answer within its bound.
         """
-        async with self._guarded(), self.engine.connect() as connection:
+        async with self.guarded(), self.engine.connect() as connection:
             yield connection
 
     async def check(self) -> tuple[ResourceHealth, ...]:
@@ -232,8 +232,12 @@ class Database:
         return (ResourceHealth(name=name, status=HealthStatus.OK),)
 
     @asynccontextmanager
-    async def _guarded(self) -> AsyncIterator[None]:
-        """Refuse at once while the server cannot be reached; notice when it cannot be."""
+    async def guarded(self) -> AsyncIterator[None]:
+        """Refuse at once while the server cannot be reached; notice when it cannot be.
+
+        Raises:
+            StoreUnavailable: the store does not answer within its bound.
+        """
         if self._breaker.is_open:
             raise StoreUnavailable(retry_after_s=1)
         try:
