@@ -1,13 +1,14 @@
 """When keys were last used: noted in memory, written in one batch, on both databases."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection, event
 
 from backend.adapters.db.engine import open_engine
-from backend.adapters.db.key_use import BatchedKeyUse
+from backend.adapters.db.key_use import AT_A_TIME, BatchedKeyUse
 from backend.adapters.db.unit_of_work import Database
 from backend.domain.api_keys import ApiKey, PreviousSecret
 from backend.domain.ids import KeyId, TenantId
@@ -104,3 +105,29 @@ async def test_what_cannot_be_written_is_kept(database: Database, clock: FakeClo
     assert await use.flush() == 1
     assert (await stored(database, "plain")).last_used_at == datetime.fromtimestamp(clock.now_s(), UTC)
     await nowhere.aclose()
+
+
+async def test_many_are_written_in_portions_and_those_that_were_not_are_kept(
+    database: Database, clock: FakeClock
+) -> None:
+    portions: list[int] = []
+
+    def lose_the_second(
+        _connection: Connection, _cursor: object, _statement: str, rows: Sequence[object], _context: object, many: bool
+    ) -> None:
+        if many:
+            portions.append(len(rows))
+            if len(portions) == 2:
+                raise OSError("the line is cut")
+
+    event.listen(database.engine.sync_engine, "before_cursor_execute", lose_the_second)
+    use = BatchedKeyUse(database, clock)
+    key_ids = [f"key_{number}" for number in range(2 * AT_A_TIME)]
+    for key_id in ("key_plain", *key_ids, "key_rotated"):
+        use.note(KeyId(key_id), 2)
+    assert await use.flush() == AT_A_TIME
+    assert (await stored(database, "plain")).last_used_at == clock.now()
+    assert (await stored(database, "rotated")).last_used_at is None
+    assert await use.flush() == AT_A_TIME + 2
+    assert (await stored(database, "rotated")).last_used_at == clock.now()
+    assert portions == [AT_A_TIME, AT_A_TIME, AT_A_TIME, 2]

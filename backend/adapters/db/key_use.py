@@ -1,4 +1,4 @@
-"""When keys were last used: noted in memory at each request, written in one batch now and then.
+"""When keys were last used: noted in memory at each request, written in batches now and then.
 
 A crash loses at most the notes of one interval: they inform people, nothing depends on them. Writing them changes no
 key's version, so no cached key is read again because of it.
@@ -18,6 +18,9 @@ from backend.domain.clock import Clock
 from backend.domain.ids import KeyId
 
 log = logging.getLogger(__name__)
+
+AT_A_TIME = 200
+"""Uses that one transaction writes. The statements of one are made without a pause, and predictions wait meanwhile."""
 
 _KEYS = ApiKeyRow.metadata.tables["api_keys"].columns
 _AT = bindparam("used_at", type_=UtcDateTime())
@@ -55,21 +58,25 @@ class BatchedKeyUse:
         self._notes[key_id, generation] = self._clock.now_s()
 
     async def flush(self) -> int:
-        """Write what was noted since the last time; return how many keys. What cannot be written is kept."""
-        notes, self._notes = self._notes, {}
-        if not notes:
-            return 0
-        # In one order for all processes: two batches then wait for each other, and never deadlock.
-        rows = [
-            {"key_id": key_id, "key_generation": generation, "used_at": datetime.fromtimestamp(at_s, UTC)}
-            for (key_id, generation), at_s in sorted(notes.items())
-        ]
+        """Write what was noted since the last time; return how many uses. What cannot be written is kept."""
+        notes, self._notes = list(self._notes.items()), {}
+        written = 0
         try:
-            async with self._engine.begin() as connection:
-                await show_all_tenants(connection)
-                await connection.execute(_WRITE, rows)
+            while written < len(notes):
+                portion = notes[written : written + AT_A_TIME]
+                await self._write(portion)
+                written += len(portion)
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             log.warning("last uses could not be written", extra={"cause": type(error).__name__})
-            self._notes = notes | self._notes
-            return 0
-        return len(rows)
+            self._notes = dict(notes[written:]) | self._notes
+        return written
+
+    async def _write(self, notes: list[tuple[tuple[KeyId, int], float]]) -> None:
+        # In one order for all processes: two portions then wait for each other, and never deadlock.
+        rows = [
+            {"key_id": key_id, "key_generation": generation, "used_at": datetime.fromtimestamp(at_s, UTC)}
+            for (key_id, generation), at_s in sorted(notes)
+        ]
+        async with self._engine.begin() as connection:
+            await show_all_tenants(connection)
+            await connection.execute(_WRITE, rows)

@@ -12,7 +12,7 @@ from backend.services.ports.store import StoredSigningKey
 
 
 class KeyDirectory(Protocol):
-    """Finds an API key with all that applies to it, in its own short session."""
+    """Finds an API key with all that applies to it, apart from any unit of work."""
 
     def holds(self, lookup_id: str) -> bool:
         """Whether the key is at hand, known to exist; no I/O."""
