@@ -5,6 +5,7 @@ from typing import Any
 
 import anyio
 import pytest
+from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 
 from backend.adapters.db.ledger import GroupCommitLedger
@@ -153,6 +154,29 @@ async def test_a_key_with_a_quota_of_its_own_is_told_of_too(clocked_world: Clock
     told = await meter.told()
     assert {(each["scope"], each["key_id"], each["limit"], each["used"]) for each in told} == {("key", key.id, 10, 9)}
     assert await meter.thresholds() == [50, 80]
+
+
+async def test_the_quotas_of_all_keys_are_one_question(clocked_world: ClockedWorld) -> None:
+    meter = await a_meter(clocked_world)
+    keys = [await clocked_world.key(meter.tenant, monthly_quota=10) for _ in range(4)]
+    for key in keys:
+        await meter.use(9, key=key)
+    await meter.use(9)
+    asked: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, values: object, *_more: object) -> None:
+        if "FROM api_keys" in statement and meter.tenant.id in str(values):
+            asked.append(statement)
+
+    store: Any = clocked_world.resources.store
+    event.listen(store.engine.sync_engine, "before_cursor_execute", note)
+    with anyio.fail_after(30):
+        while len(await meter.told()) < 2 * len(keys):
+            asked.clear()
+            await meter.service.check()
+            assert len(asked) <= 1
+    assert {each["key_id"] for each in await meter.told()} == {key.id for key in keys}
+    assert len(asked) == 1
 
 
 async def test_a_soft_quota_is_told_of_and_no_quota_is_not(clocked_world: ClockedWorld) -> None:

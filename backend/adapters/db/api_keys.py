@@ -159,6 +159,15 @@ class SqlApiKeys:
         rows = await self._session.scalars(query.order_by(col(ApiKeyRow.id).desc()).limit(limit))
         return [key_from_row(row) for row in rows]
 
+    async def monthly_quotas(self, tenant_id: TenantId) -> dict[KeyId, int]:
+        """Return the quota of each of the tenant's keys that has one of its own, revoked or not."""
+        rows = await self._session.execute(
+            select(ApiKeyRow.id, ApiKeyRow.monthly_quota)
+            .where(col(ApiKeyRow.tenant_id) == tenant_id)
+            .where(col(ApiKeyRow.monthly_quota).is_not(None))
+        )
+        return {KeyId(key_id): quota for key_id, quota in rows if quota is not None}
+
     async def count_unrevoked(self, tenant_id: TenantId) -> int:
         """Count the tenant's keys that are not revoked; holds off concurrent creation until the unit ends."""
         # The tenant's row is the lock: two creations at once must not both see the last free place.

@@ -48,6 +48,10 @@ class ApiKeys(Protocol):
         """Return up to ``limit`` keys with an id below ``after``, newest first."""
         ...
 
+    async def monthly_quotas(self, tenant_id: TenantId) -> dict[KeyId, int]:
+        """Return the quota of each of the tenant's keys that has one of its own, revoked or not."""
+        ...
+
     async def count_unrevoked(self, tenant_id: TenantId) -> int:
         """Count the tenant's keys that are not revoked; holds off concurrent creation until the unit ends."""
         ...
