@@ -17,6 +17,8 @@ from typing import NamedTuple, TextIO
 
 import orjson
 
+from backend.api.access_log import milliseconds
+
 FIELDS = (
     "method",
     "path",
@@ -52,17 +54,6 @@ def redacted(text: str) -> str:
     return _UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", _SECRETS.sub("[redacted]", text))
 
 
-class Answered(NamedTuple):
-    """An access line of a batch: a record each would cost more than all look-ups of a prediction together."""
-
-    request: Mapping[str, object]
-    """What is known of a request before it is answered, by field; the same object for all that say the same."""
-    status: int
-    took_s: float
-    request_id: str
-    created_s: float
-
-
 class _Line(NamedTuple):
     """What one line says; nothing in it is a secret any more."""
 
@@ -72,11 +63,6 @@ class _Line(NamedTuple):
     message: str
     fields: Mapping[str, object]
     stack: str | None = None
-
-
-def milliseconds(took_s: float) -> float:
-    """Return a duration as a line tells it: to two places, as ``round`` would for six times as much."""
-    return int(took_s * 100_000 + 0.5) / 100
 
 
 def _fields(values: Mapping[str, object]) -> dict[str, object]:

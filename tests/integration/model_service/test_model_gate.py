@@ -229,7 +229,7 @@ class Shifted(SklearnRunner):
         columns = super().predict(rows, options)
         if columns.probabilities is None:
             return columns
-        return Columns(labels=columns.labels, probabilities=columns.probabilities + self.by)
+        return Columns(labels=columns.labels, probabilities=np.asarray(columns.probabilities) + self.by)
 
 
 class Failing(SklearnRunner):

@@ -193,7 +193,7 @@ def test_rows_on_the_fence_are_scikit_learns() -> None:
     assert asked.rows == [(0.0,)]  # as many votes for one class as for the other
     assert list(found.labels or ()) == [1, 1]
     assert found.probabilities is not None
-    assert found.probabilities.tolist() == [[0.5, 0.5], [0.0, 1.0]]
+    assert np.asarray(found.probabilities).tolist() == [[0.5, 0.5], [0.0, 1.0]]
 
 
 @pytest.mark.parametrize(
