@@ -4,9 +4,8 @@ thread that writes."""
 import asyncio
 import logging
 import time
-from typing import NamedTuple
-
-from starlette.types import Scope
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 access_log = logging.getLogger("forecourt.access")
 
@@ -32,7 +31,7 @@ def milliseconds(took_s: float) -> float:
     return int(took_s * 100_000 + 0.5) / 100
 
 
-def log_access(scope: Scope, status: int, request_id: str, started_s: float) -> None:
+def log_access(scope: Mapping[str, Any], status: int, request_id: str, started_s: float) -> None:
     """Write the access line of a request that began at ``started_s`` of the performance counter."""
     if access_log.isEnabledFor(logging.INFO):
         # The path only: a query string may hold what should not have been sent.
