@@ -58,6 +58,7 @@ class _Whole:
             return False
         end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
         lines = (_STATUS_LINES[status], protocol.default_lines(), headers.encode("latin-1"), end, body)
+        protocol.hold_nothing_back()
         protocol.transport.write(b"".join(lines))
         self.response_complete = True
         if not self.keep_alive:
@@ -137,6 +138,8 @@ class PredictionProtocol(HttpToolsProtocol):
     _remembered: _Remembered | None = None
     _in_vain = 0
     _answered_at_s = 0.0
+    _holds_back = True
+    """Whether the loop may keep small writes until its turn has ended."""
 
     _defaults: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
 
@@ -165,8 +168,12 @@ class PredictionProtocol(HttpToolsProtocol):
         """Begin with a request, or hold it until its body is there."""
         if self._may_be_held():
             self._held = b""
-        else:
-            super().on_headers_complete()
+            return
+        if not self._holds_back:
+            # Its headers and its body are two writes.
+            self._holds_back = True
+            self.transport.set_write_buffer_limits()
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body."""
@@ -204,6 +211,12 @@ class PredictionProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = self.loop.call_later(left_s, self.timeout_keep_alive_handler)
         else:
             super().timeout_keep_alive_handler()
+
+    def hold_nothing_back(self) -> None:
+        """Let what is written next leave at once: turns of the loop are long under load."""
+        if self._holds_back:
+            self._holds_back = False
+            self.transport.set_write_buffer_limits(high=0)
 
     def remember(self, piece: bytes, body_bytes: int, serve: ServeAgain) -> None:
         """Serve further requests so that come like one that came in this piece."""

@@ -275,6 +275,17 @@ async def test_who_does_not_read_is_waited_for(line: Line) -> None:
     await sending
 
 
+async def test_a_predictions_answer_is_not_held_back_and_one_in_two_writes_may_be(line: Line) -> None:
+    connection = await line.connect()
+    for target, held_back in (("/v1/predict", False), ("/v1/predict?slowly", True), ("/v1/predict", False)):
+        await connection.send(line.head(target=target) + GOOD)
+        assert is_prediction(await connection.answer())
+        [protocol] = line.server.server_state.connections
+        assert isinstance(protocol, PredictionProtocol)
+        _, high = protocol.transport.get_write_buffer_limits()
+        assert bool(high) == held_back
+
+
 async def test_a_server_that_ends_says_so_to_whoever_is_still_connected(line: Line) -> None:
     idle, busy = await line.connect(), await line.connect()
     await busy.send(line.head() + GOOD[:10])

@@ -2,15 +2,18 @@
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from backend.adapters.redis import open_line
+from backend.adapters.redis.coalescing import AT_ONCE, _Wire
 from backend.adapters.redis.line import OUTAGES, Line, Script
 from tests.integration.outages import Patient, patient
 from tests.redis_client import connect
@@ -66,6 +69,29 @@ async def test_calls_of_one_turn_leave_together_over_one_connection(redis: Patie
         # One for the looking client itself; a long write may arrive in a few pieces.
         assert await packets(client, "total_reads_processed") - before <= 10
         assert len(await client.client_list()) == 2
+
+
+def test_the_first_calls_of_a_turn_leave_before_it_ends_and_the_others_then() -> None:
+    async def check() -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.setblocking(False)
+            _, wire = await loop.create_unix_connection(_Wire, sock=ours)
+            calls = [b"%d;" % number for number in range(AT_ONCE + 3)]
+            for _ in range(3):
+                for call in calls:
+                    wire.send(call, loop.time() + PATIENT_S).cancel()
+                assert theirs.recv(1000) == b"".join(calls[:AT_ONCE])
+                await asyncio.sleep(0)
+                assert theirs.recv(1000) == b"".join(calls[AT_ONCE:])
+            wire.give_up(ConnectionError())
+
+    # It keeps what is written until a turn ends, unless it is told not to.
+    loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(check())
+    finally:
+        loop.close()
 
 
 async def test_whoever_leaves_keeps_his_place(redis: Patient) -> None:

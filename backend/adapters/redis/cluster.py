@@ -1,4 +1,4 @@
-"""Redis Cluster: each call goes to the node that holds its tenant, together with all that go there in the same turn.
+"""Redis Cluster: each call goes to the node that holds its tenant, over the one connection that all share.
 
 redis-py knows which node that is, and finds out anew when slots move and nodes fail. It uses a connection for each
 call, though, so it carries only what is rare, and what a node has sent away or left unanswered: then it follows the
