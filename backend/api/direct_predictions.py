@@ -27,7 +27,8 @@ from backend.api.middleware import (
     client_address,
     request_id_of,
 )
-from backend.api.prediction_wire import Head, Written, headers_in, read_command, write
+from backend.api.prediction_wire import Head, Written, command_of, headers_in, read_question, write
+from backend.api.questions import RepeatedQuestions
 from backend.api.resources import Resources
 from backend.api.whole_requests import WholeRequest, whole_request_in
 from backend.domain.callers import PredictCaller
@@ -105,6 +106,7 @@ class DirectPredictions:
         self._trusted = trusted_proxies
         self._is_called_by_pages = is_called_by_pages
         self.access_log = BatchedAccessLog()
+        self._questions = RepeatedQuestions()
         self._known: _Served | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -196,13 +198,19 @@ class DirectPredictions:
             else:
                 caller = await self._authenticate(usual, served.authenticators)
             body = await self._body(source) if callable(source) else self._bounds.checked(source.take())
-            command = read_command(usual.head, body, request_id)
+            head = usual.head
+            known = self._questions.find(caller.tenant_id, head.model, body)
+            question = known or read_question(body, head.model)
+            command = command_of(head, body, question, request_id)
             precedence = served.resources.precedence
             precedence.enter()
             try:
-                return write(await served.predictions.predict(caller, command))
+                answer = await served.predictions.predict(caller, command)
             finally:
                 precedence.leave()
+            if known is None:
+                self._questions.keep(caller.tenant_id, head.model, body, question, answer)
+            return write(answer)
         except CallerLeft:
             raise
         except ForecourtError as refusal:

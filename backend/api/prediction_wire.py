@@ -13,7 +13,7 @@ from backend.api.schemas.predictions import ModelPredictIn, PredictIn, write_ans
 from backend.domain.admission import StoredAnswer
 from backend.domain.errors import BadRequest, FieldError, Invalid
 from backend.domain.models import OutputOptions
-from backend.domain.predictions import PredictCommand, PredictionAnswer, ReplayedAnswer
+from backend.domain.predictions import PredictCommand, PredictionAnswer, Question, ReplayedAnswer
 from backend.domain.records import record
 
 MAX_DEADLINE_MS = 600_000
@@ -79,25 +79,32 @@ def headers_in(lines: str) -> list[tuple[bytes, bytes]]:
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, _, value in pairs]
 
 
-def read_command(head: Head, body: bytes, request_id: str) -> PredictCommand:
-    """Return what a request asks for.
+def read_question(body: bytes, model: str | None) -> Question:
+    """Return what a body asks; ``model`` is the one in the path, ``None`` where it stands in the body.
 
     Raises:
-        BadRequest: the body is not JSON.
-        Invalid: it is not of the right form, or a header is not.
+        BadRequest: it is not JSON.
+        Invalid: it is not of the right form.
     """
-    content, model = _content(body), head.model
+    content = _content(body)
     inputs, options = _plain_inputs(content, model), _BOTH
     if inputs is None:
         wanted = _validated(PredictIn if model is None else ModelPredictIn, content)
         inputs = wanted.inputs
         options = _BOTH if wanted.parameters.probabilities else _LABELS_ONLY
+    return Question(content["model"] if model is None else model, inputs, options)
+
+
+def command_of(head: Head, body: bytes, question: Question, request_id: str) -> PredictCommand:
+    """Return a request as what it asks, and on which terms.
+
+    Raises:
+        Invalid: a header is not of the right form.
+    """
     terms = head.terms or _terms(head.headers)
     key = terms.idempotency_key
     return PredictCommand(
-        model=content["model"] if model is None else model,
-        inputs=inputs,
-        options=options,
+        question=question,
         request_id=request_id,
         idempotency=None if key is None else claim_on(head.method, head.path, key, body),
         reads_cache=terms.reads_cache,

@@ -1,7 +1,8 @@
 """One prediction request and its answer, freed of every protocol."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 from backend.domain.admission import IdempotencyClaim, Standing, StoredAnswer
 from backend.domain.models import ModelInfo, OutputOptions
@@ -9,15 +10,28 @@ from backend.domain.records import record
 from backend.domain.usage import UsageEvent
 
 
+@record(slots=True)
+class Question:
+    """What is asked of which model.
+
+    Of a question that is known to be asked again, the same object stands for each time; ``prepared`` is then what was
+    made of it before, for whoever made it to look at.
+    """
+
+    model: str
+    inputs: Sequence[object]
+    options: OutputOptions
+    is_repeated: bool = False
+    prepared: Any = None
+
+
 @record(frozen=True, slots=True, kw_only=True)
 class PredictCommand:
     """One request, freed of its protocol. ``render`` turns an answer into what a replay has to repeat."""
 
-    model: str
-    inputs: Sequence[object]
+    question: Question
     request_id: str
     render: "Callable[[PredictionAnswer], StoredAnswer]"
-    options: OutputOptions = field(default_factory=OutputOptions)
     idempotency: IdempotencyClaim | None = None
     reads_cache: bool = True
     fills_cache: bool = True

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 else:
     from dataclasses import dataclass
 
-    def record(*, frozen: bool, **options: bool) -> Any:
+    def record(*, frozen: bool = False, **options: bool) -> Any:
         """As ``dataclass``; what is frozen can be hashed as ever."""
         return dataclass(unsafe_hash=frozen, **options)
 

@@ -29,9 +29,9 @@ from backend.domain.models import ModelInfo, ModelRef
 from backend.domain.predictions import PredictCommand, PredictionAnswer, ReplayedAnswer
 from backend.domain.scopes import Scope
 from backend.domain.usage import UsageEvent, decide_billing
-from backend.services.cache_keys import cache_key, cache_key_prefix
 from backend.services.outcomes import OutcomeMeter, held, refuse
 from backend.services.ports import Admission, EncodedRows, KeyDirectory, Ledger, Metrics, ModelCatalog, ServedModel
+from backend.services.prepared_rows import prepare
 from backend.services.settling import Settler
 
 
@@ -82,13 +82,13 @@ class PredictionService:
         return answer
 
     async def _answer(self, caller: PredictCaller, command: PredictCommand) -> PredictionAnswer | ReplayedAnswer:
+        question = command.question
         if Scope.PREDICT not in caller.scopes:
             caller = await self._permitted(caller, lambda asking: asking.require(Scope.PREDICT))
-        model = self._catalog.resolve(ModelRef.parse(command.model), f"{caller.tenant_id}:{caller.credential_id}")
+        model = self._catalog.resolve(ModelRef.parse(question.model), f"{caller.tenant_id}:{caller.credential_id}")
         if caller.models is not None:
-            caller = await self._permitted(caller, lambda asking: _require_call(asking, model.info, command.model))
-        rows = model.encode(command.inputs)
-        cache_keys = self._cache_keys(caller, model, rows, command)
+            caller = await self._permitted(caller, lambda asking: _require_call(asking, model.info, question.model))
+        rows, cache_keys = prepare(caller, command, model)
         # What is settled before it asks goes to admission in the same write.
         self._settler.settle_waiting()
         request = _asking(caller, command, model, rows.count, cache_keys)
@@ -121,14 +121,6 @@ class PredictionService:
         """Wait until everything that was answered is settled."""
         await self._settler.settled()
 
-    def _cache_keys(
-        self, caller: PredictCaller, model: ServedModel, rows: EncodedRows, command: PredictCommand
-    ) -> tuple[bytes, ...]:
-        if not (command.reads_cache or command.fills_cache):
-            return ()
-        prefix = cache_key_prefix(caller.tenant_id, caller.environment, model.info, command.options)
-        return tuple([cache_key(prefix, rows.canonical(index)) for index in range(rows.count)])
-
     async def _unless_refused(
         self,
         caller: PredictCaller,
@@ -144,7 +136,7 @@ class PredictionService:
         """
         if decision.verdict is Verdict.STALE:
             caller = await self._reread(caller)
-            _require_call(caller, model.info, command.model)
+            _require_call(caller, model.info, command.question.model)
             request = _asking(caller, command, model, request.cost, request.cache_keys)
             decision = await self._admission.admit(caller.tenant_id, request)
             if decision.verdict is Verdict.STALE:
@@ -193,10 +185,10 @@ class PredictionService:
         if hits == len(cached):
             return [row for row in cached if row is not None]
         missing = [index for index, row in enumerate(cached) if row is None]
-        computed = model.run_at_once(rows, missing, command.options)
+        computed = model.run_at_once(rows, missing, command.question.options)
         if computed is None:
             deadline_s = command.deadline_s
-            running = model.run(rows, missing, command.options, share=caller.tenant_id, deadline_s=deadline_s)
+            running = model.run(rows, missing, command.question.options, share=caller.tenant_id, deadline_s=deadline_s)
             computed = await (running if deadline_s is None else _within(deadline_s, running))
         if not hits:
             return computed

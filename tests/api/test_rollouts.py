@@ -127,6 +127,17 @@ async def test_an_alias_is_pointed_moved_shared_and_removed(rolling: World) -> N
     ]
 
 
+async def test_a_question_that_is_asked_again_and_again_goes_to_the_version_of_the_moment(rolling: World) -> None:
+    operator, tenant = await operator_of(rolling), await rolling.tenant()
+    for version in ("1", "2", "1"):
+        answer = await rolling.client.put(f"{BASE}/aliases/stable", json={"target": version}, headers=operator)
+        assert answer.status_code == 200, answer.text
+        await until_served(rolling, "iris@stable", version)
+        found = [(await rolling.predict(tenant.live, model="iris@stable")).json() for _ in range(5)]
+        assert {each["version"] for each in found} == {version}
+        assert found[-1]["usage"]["cached_units"] == 1
+
+
 async def test_a_version_is_unloaded_and_loaded_again(rolling: World) -> None:
     operator = await operator_of(rolling)
     client, tenant = rolling.client, await rolling.tenant()

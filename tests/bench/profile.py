@@ -28,10 +28,10 @@ SLACK_S = 1.5
 STAGES = (
     ("service", r"services/predictions\.py|direct_predictions\.py|domain/"),
     ("parse", r"(data_received|on_\w+|_start_asgi_task|receive|__init__) .*httptools_impl|_body .*direct_predictions"),
-    ("parse", r"read_command|_content|bounded|idempotency\.py"),
+    ("parse", r"read_question|command_of|_content|bounded|api/questions|idempotency\.py"),
     ("authenticate", r"authentication\.py|callers\.py|key_hashes|key_directory|domain/api_keys|stranger|key_use"),
     ("admit", r"adapters/(redis|memory|fallback)/|quota_rebuild|domain/(limits|admission)|/redis/"),
-    ("encode", r"model_service/(encod|values)|cache_keys"),
+    ("encode", r"model_service/(encod|values)|cache_keys|prepared_rows"),
     ("lane", r"backend/model_service/"),
     ("ledger", r"backend/adapters/db/|usage_spill|domain/usage|_event .*predictions|sqlalchemy/|psycopg/"),
     ("respond", r"RequestResponseCycle\.send |write .*prediction_wire|write_answer|limit_headers|access_log|logs\.py"),

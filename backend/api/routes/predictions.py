@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request, Response
 
 from backend.api.deps import PredictCallerDep, PredictionServiceDep
-from backend.api.prediction_wire import MAX_DEADLINE_MS, Head, read_command, write
+from backend.api.prediction_wire import MAX_DEADLINE_MS, Head, command_of, read_question, write
 from backend.api.refusals import refusals
 from backend.api.schemas.predictions import ModelPredictIn, PredictIn, PredictOut
 from backend.domain import errors
@@ -105,7 +105,8 @@ async def _answer(
 ) -> Response:
     headers = dict(reversed(request.scope["headers"]))
     head = Head.of(request.method, request.scope["path"], model, headers)
-    written = write(await service.predict(caller, read_command(head, body, request.scope["request_id"])))
+    command = command_of(head, body, read_question(body, head.model), request.scope["request_id"])
+    written = write(await service.predict(caller, command))
     response = Response(written.body, written.status)
     response.raw_headers = written.headers
     return response
