@@ -36,7 +36,7 @@ class RepeatedQuestions:
             return
         if len(body) > LONGEST_BODY_BYTES:
             return
-        if len(self._known) >= MOST_QUESTIONS:
+        while len(self._known) >= MOST_QUESTIONS:
             # The oldest one. If it is still asked, it is back at once.
             del self._known[next(iter(self._known))]
         question.is_repeated = True

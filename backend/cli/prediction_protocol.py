@@ -58,7 +58,8 @@ class _Whole:
             return False
         end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
         lines = (_STATUS_LINES[status], protocol.default_lines(), headers.encode("latin-1"), end, body)
-        protocol.hold_nothing_back()
+        if protocol.holds_back:
+            protocol.hold_nothing_back()
         protocol.transport.write(b"".join(lines))
         self.response_complete = True
         if not self.keep_alive:
@@ -138,7 +139,7 @@ class PredictionProtocol(HttpToolsProtocol):
     _remembered: _Remembered | None = None
     _in_vain = 0
     _answered_at_s = 0.0
-    _holds_back = True
+    holds_back = True
     """Whether the loop may keep small writes until its turn has ended."""
 
     _defaults: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
@@ -169,9 +170,9 @@ class PredictionProtocol(HttpToolsProtocol):
         if self._may_be_held():
             self._held = b""
             return
-        if not self._holds_back:
+        if not self.holds_back:
             # Its headers and its body are two writes.
-            self._holds_back = True
+            self.holds_back = True
             self.transport.set_write_buffer_limits()
         super().on_headers_complete()
 
@@ -214,9 +215,8 @@ class PredictionProtocol(HttpToolsProtocol):
 
     def hold_nothing_back(self) -> None:
         """Let what is written next leave at once: turns of the loop are long under load."""
-        if self._holds_back:
-            self._holds_back = False
-            self.transport.set_write_buffer_limits(high=0)
+        self.holds_back = False
+        self.transport.set_write_buffer_limits(high=0)
 
     def remember(self, piece: bytes, body_bytes: int, serve: ServeAgain) -> None:
         """Serve further requests so that come like one that came in this piece."""

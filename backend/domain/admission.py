@@ -52,7 +52,7 @@ class StoredAnswer:
     headers: tuple[tuple[str, str], ...] = ()
 
 
-@record(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True)
 class AdmissionRequest:
     """Everything that one request asks of limits, quota, idempotency and cache, in one message.
 
@@ -82,7 +82,7 @@ class AdmissionRequest:
         return self.enforces and any(rule.must_hold for rule in self.quotas)
 
 
-@record(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True)
 class Standing:
     """Where a credential stands with its limits: what the answer's headers say."""
 
@@ -90,7 +90,7 @@ class Standing:
     quotas: tuple[QuotaState, ...] = ()
 
 
-@record(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True)
 class AdmissionDecision:
     """The answer to an :class:`AdmissionRequest`.
 
@@ -108,7 +108,7 @@ class AdmissionDecision:
     overrun: Verdict | None = None
 
 
-@record(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True)
 class Lease:
     """Rows reserved of one or more quotas, and the idempotency slot held, until settled or released."""
 
@@ -122,7 +122,7 @@ class Lease:
     idempotency: IdempotencyClaim | None
 
 
-@record(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True)
 class Settlement:
     """What to do once the usage event is durable: turn the lease into use, fill the cache, keep the answer."""
 

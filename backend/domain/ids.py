@@ -40,13 +40,9 @@ os.register_at_fork(after_in_child=_begin_anew)
 def new_id(prefix: str, *, at_s: float | None = None) -> str:
     """Return ``prefix_`` and a fresh ULID; ``at_s`` is seconds since the epoch, by default now."""
     written = _written(int((time.time() if at_s is None else at_s) * 1000))
-    return f"{prefix}_{written}{_random_half()}"
-
-
-def _random_half() -> str:
     while True:
         try:
-            return _ready.pop()
+            return f"{prefix}_{written}{_ready.pop()}"
         except IndexError:
             # Any number of threads may come here: each fills for all.
             drawn = _chance.randbytes(_AT_A_TIME * _CHARACTERS).translate(_CHARACTER_OF_BYTE).decode()

@@ -62,7 +62,7 @@ class RateLevel(NamedTuple):
 NOTHING_OWED = RateLevel(0.0, 0.0)
 
 
-@record(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True)
 class RateState:
     """What is left of one rate limit: ``remaining`` rows, whole again in ``reset_s`` seconds (rounded up)."""
 
@@ -135,7 +135,7 @@ def _state(rule: RateRule, owed: float) -> RateState:
     left = rows - owed + ROW_TOLERANCE / 2
     # A limit of nothing is as whole as it will ever be.
     due_s = (owed - ROW_TOLERANCE / 4) * (rule.window_s / rows) if rows else 0.0
-    return RateState(rule=rule, remaining=int(left) if left > 0 else 0, reset_s=math.ceil(due_s) if due_s > 0 else 0)
+    return RateState(rule, int(left) if left > 0 else 0, math.ceil(due_s) if due_s > 0 else 0)
 
 
 def whole_seconds(wait_s: float) -> int:
@@ -158,7 +158,7 @@ class QuotaRule:
         return self.limit is not None and self.mode is QuotaMode.HARD
 
 
-@record(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True)
 class QuotaState:
     """One quota: ``used`` rows are settled, ``reserved`` rows are leased to requests still running."""
 

@@ -38,7 +38,7 @@ class PredictCommand:
     deadline_s: float | None = None
 
 
-@record(frozen=True, slots=True, kw_only=True)
+@record(frozen=True, slots=True)
 class PredictionAnswer:
     """One answered request; each of ``predictions`` is a JSON object, in the order of the rows."""
 

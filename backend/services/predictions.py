@@ -101,20 +101,24 @@ class PredictionService:
             self._overruns[decision.overrun].add()
         lease = held(decision)
         cached = decision.cached or (None,) * rows.count
-        try:
-            predictions = await self._complete(caller, command, model, rows, cached)
-        except BaseException:
-            await self._settler.release(lease)
-            raise
-        answer = PredictionAnswer(
-            event=self._event(caller, command, model.info, lease, cached),
-            model=model.info,
-            predictions=predictions,
-            standing=decision.standing,
-        )
-        fill = _cache_fill(cache_keys, cached, predictions) if command.fills_cache else ()
+        hits = rows.count - cached.count(None)
+        if hits:
+            model.count_cached(hits)
+        fill: tuple[tuple[bytes, bytes], ...] = ()
+        if hits == rows.count:
+            predictions = [row for row in cached if row is not None]
+        else:
+            try:
+                predictions = await self._complete(caller, command, model, rows, cached)
+            except BaseException:
+                await self._settler.release(lease)
+                raise
+            if command.fills_cache:
+                fill = _cache_fill(cache_keys, cached, predictions)
+        event = self._event(caller, command, model.info, lease, rows.count, hits)
+        answer = PredictionAnswer(event, model.info, predictions, decision.standing)
         kept = command.render(answer) if command.idempotency is not None else None
-        await self._book(answer.event, Settlement(lease=lease, cache_fill=fill, answer=kept))
+        await self._book(event, Settlement(lease, fill, kept))
         return answer
 
     async def settled(self) -> None:
@@ -179,18 +183,13 @@ class PredictionService:
         cached: Sequence[bytes | None],
     ) -> list[bytes]:
         """Run the rows that the cache did not hold, within the caller's deadline."""
-        hits = len(cached) - cached.count(None)
-        if hits:
-            model.count_cached(hits)
-        if hits == len(cached):
-            return [row for row in cached if row is not None]
         missing = [index for index, row in enumerate(cached) if row is None]
         computed = model.run_at_once(rows, missing, command.question.options)
         if computed is None:
             deadline_s = command.deadline_s
             running = model.run(rows, missing, command.question.options, share=caller.tenant_id, deadline_s=deadline_s)
             computed = await (running if deadline_s is None else _within(deadline_s, running))
-        if not hits:
+        if len(missing) == len(cached):
             return computed
         fresh = iter(computed)
         return [next(fresh) if row is None else row for row in cached]
@@ -201,10 +200,9 @@ class PredictionService:
         command: PredictCommand,
         model: ModelInfo,
         lease: Lease,
-        cached: Sequence[bytes | None],
+        units: int,
+        cached_units: int,
     ) -> UsageEvent:
-        units = len(cached)
-        cached_units = units - cached.count(None)
         billable_units, reason = decide_billing(
             environment=caller.environment, units=units, cached_units=cached_units, plan=caller.plan
         )
@@ -258,16 +256,16 @@ def _asking(
 ) -> AdmissionRequest:
     """Return what is asked of admission for a caller, under a lease of its own."""
     return AdmissionRequest(
-        lease_id=new_id("evt"),
-        credential_id=caller.credential_id,
-        environment=caller.environment,
-        epochs=caller.epochs,
-        cost=cost,
-        rates=caller.rates_for(model.info.name),
-        quotas=caller.quotas,
-        idempotency=command.idempotency,
-        cache_keys=cache_keys if command.reads_cache else (),
-        enforcement=caller.enforcement,
+        new_id("evt"),
+        caller.credential_id,
+        caller.environment,
+        caller.epochs,
+        cost,
+        caller.rates_for(model.info.name),
+        caller.quotas,
+        command.idempotency,
+        cache_keys if command.reads_cache else (),
+        caller.enforcement,
     )
 
 

@@ -109,7 +109,8 @@ def _decisions(tenant_id: TenantId, group: _Group, reply: Reply) -> list[Admissi
     first = group.requests[0]
     rates, quotas, period = first.rates, first.quotas, group.wording.period
     numbers = wire.read_numbers(reply)
-    owed, counted = numbers[1 : 1 + len(rates)], numbers[1 + len(rates) :]
+    owed, counted = numbers[1 : 1 + len(rates)], [int(number) for number in numbers[1 + len(rates) :]]
+    counts = list(zip(quotas, counted[::2], counted[1::2], strict=True))
     resets_at_s = period_end_s(period)
     decided: list[AdmissionDecision] = []
     spent, row_at = 0, 2
@@ -118,25 +119,10 @@ def _decisions(tenant_id: TenantId, group: _Group, reply: Reply) -> list[Admissi
         rows = reply[row_at : row_at + len(request.cache_keys)]
         row_at += len(rows)
         standing = Standing(
-            rates=owing_states(rates, [rows_owed + spent for rows_owed in owed]),
-            quotas=tuple(
-                [
-                    QuotaState(rule=rule, used=int(used), reserved=int(reserved) + spent, resets_at_s=resets_at_s)
-                    for rule, used, reserved in zip(quotas, counted[::2], counted[1::2], strict=True)
-                ]
-            ),
+            owing_states(rates, [rows_owed + spent for rows_owed in owed]),
+            tuple([QuotaState(rule, used, reserved + spent, resets_at_s) for rule, used, reserved in counts]),
         )
-        lease = Lease(
-            id=request.lease_id,
-            tenant_id=tenant_id,
-            credential_id=request.credential_id,
-            environment=request.environment,
-            period=period,
-            cost=request.cost,
-            quotas=quotas,
-            idempotency=None,
-        )
-        decided.append(
-            AdmissionDecision(verdict=Verdict.ADMITTED, standing=standing, cached=wire.as_rows(rows), lease=lease)
-        )
+        environment, cost = request.environment, request.cost
+        lease = Lease(request.lease_id, tenant_id, request.credential_id, environment, period, cost, quotas, None)
+        decided.append(AdmissionDecision(Verdict.ADMITTED, standing, None, wire.as_rows(rows), lease))
     return decided
