@@ -106,6 +106,8 @@ class DirectPredictions:
         self._trusted = trusted_proxies
         self._is_called_by_pages = is_called_by_pages
         self.access_log = BatchedAccessLog()
+        self._latest: WholeRequest | None = None
+        """The last that was read. They are served in the order in which they are read, so others follow any other."""
         self._questions = RepeatedQuestions()
         self._known: _Served | None = None
 
@@ -158,7 +160,10 @@ class DirectPredictions:
 
     def _again(self, usual: _Usual, whole: WholeRequest) -> Coroutine[Any, Any, None] | None:
         """Serve one more request with the same head."""
-        return None if self._app.dependency_overrides else self._serve_whole(usual, whole)
+        if self._app.dependency_overrides:
+            return None
+        self._latest = whole
+        return self._serve_whole(usual, whole)
 
     async def _serve_whole(self, usual: _Usual, whole: WholeRequest) -> None:
         started_s = time.perf_counter()
@@ -201,7 +206,10 @@ class DirectPredictions:
             head = usual.head
             known = self._questions.find(caller.tenant_id, head.model, body)
             question = known or read_question(body, head.model)
-            command = command_of(head, body, question, request_id)
+            is_last = self._latest is source
+            if is_last:
+                self._latest = None
+            command = command_of(head, body, question, request_id, others_follow=not is_last)
             precedence = served.resources.precedence
             precedence.enter()
             try:

@@ -95,7 +95,9 @@ def read_question(body: bytes, model: str | None) -> Question:
     return Question(content["model"] if model is None else model, inputs, options)
 
 
-def command_of(head: Head, body: bytes, question: Question, request_id: str) -> PredictCommand:
+def command_of(
+    head: Head, body: bytes, question: Question, request_id: str, *, others_follow: bool = True
+) -> PredictCommand:
     """Return a request as what it asks, and on which terms.
 
     Raises:
@@ -111,6 +113,7 @@ def command_of(head: Head, body: bytes, question: Question, request_id: str) -> 
         fills_cache=terms.fills_cache,
         deadline_s=terms.deadline_s,
         render=_stored,
+        others_follow=others_follow,
     )
 
 

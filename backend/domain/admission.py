@@ -57,7 +57,8 @@ class AdmissionRequest:
     """Everything that one request asks of limits, quota, idempotency and cache, in one message.
 
     ``lease_id`` names the quota lease and must be unique. ``cost`` is in rows. ``cache_keys`` holds one digest a row
-    and is empty when the caller asked not to read the cache.
+    and is empty when the caller asked not to read the cache. ``others_follow`` while more of them may be asked in the
+    same turn of the event loop, so that it may pay to wait for them.
     """
 
     lease_id: str
@@ -70,6 +71,7 @@ class AdmissionRequest:
     idempotency: IdempotencyClaim | None = None
     cache_keys: tuple[bytes, ...] = ()
     enforcement: Enforcement = Enforcement.ENFORCE
+    others_follow: bool = True
 
     @property
     def enforces(self) -> bool:

@@ -27,7 +27,11 @@ class Question:
 
 @record(frozen=True, slots=True, kw_only=True)
 class PredictCommand:
-    """One request, freed of its protocol. ``render`` turns an answer into what a replay has to repeat."""
+    """One request, freed of its protocol.
+
+    ``render`` turns an answer into what a replay has to repeat. ``others_follow`` says whether more may arrive in the
+    same turn of the event loop.
+    """
 
     question: Question
     request_id: str
@@ -36,6 +40,7 @@ class PredictCommand:
     reads_cache: bool = True
     fills_cache: bool = True
     deadline_s: float | None = None
+    others_follow: bool = True
 
 
 @record(frozen=True, slots=True)

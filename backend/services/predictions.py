@@ -266,6 +266,7 @@ def _asking(
         command.idempotency,
         cache_keys if command.reads_cache else (),
         caller.enforcement,
+        command.others_follow,
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 
 from backend.api import deps
+from backend.api.prediction_wire import command_of
 from backend.cli.prediction_protocol import PredictionProtocol
 from tests.api.conftest import IRIS, TenantUnderTest, World
 from tests.api.listening import address_of, listening
@@ -500,3 +501,26 @@ async def test_a_server_that_ends_answers_a_known_head_first(reads: Reads) -> No
     status, headers, _ = await reads.connection.answer()
     assert (status, headers["x-usage-units"]) == (200, "1000")
     assert await reads.connection.ended()
+
+
+async def test_the_last_request_of_a_turn_says_that_nobody_follows(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+
+    def recorded(*given: Any, others_follow: bool) -> Any:
+        told.append(others_follow)
+        return command_of(*given, others_follow=others_follow)
+
+    monkeypatch.setattr("backend.api.direct_predictions.command_of", recorded)
+    several = [await line.connect() for _ in range(3)]
+    for connection in several:
+        await connection.send(line.head() + GOOD)
+        assert is_prediction(await connection.answer())
+    # Heads that are read: who follows is not known.
+    assert told == [True] * 3
+    for count in (1, 3, 2):
+        told.clear()
+        # None waits for what it sends, so all are there when the loop looks next.
+        await asyncio.gather(*[connection.send(line.head() + GOOD) for connection in several[:count]])
+        for connection in several[:count]:
+            assert is_prediction(await connection.answer())
+        assert told == [True] * (count - 1) + [False]

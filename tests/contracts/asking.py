@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from backend.domain.admission import (
@@ -67,6 +67,7 @@ def ask(
     idempotency: IdempotencyClaim | None = None,
     cache_keys: tuple[bytes, ...] = (),
     enforcement: Enforcement = Enforcement.ENFORCE,
+    others_follow: bool = True,
 ) -> AdmissionRequest:
     return AdmissionRequest(
         lease_id=f"evt_{next(_lease_ids)}",
@@ -79,6 +80,7 @@ def ask(
         idempotency=idempotency,
         cache_keys=cache_keys,
         enforcement=enforcement,
+        others_follow=others_follow,
     )
 
 
@@ -96,13 +98,17 @@ class Desk:
     clock: FakeClock
     history: FakeHistory
     tenant: TenantId = TENANT
+    last_says_so: bool = False
+    """Whether the last of those who ask together says that nobody follows."""
 
     async def admit(self, request: AdmissionRequest) -> AdmissionDecision:
         return await self.admission.admit(self.tenant, request)
 
     async def admit_together(self, *requests: AdmissionRequest) -> list[AdmissionDecision]:
         """Ask for several in the same turn of the event loop."""
-        return await asyncio.gather(*[self.admit(request) for request in requests])
+        *before, last = requests
+        asked = [*before, replace(last, others_follow=not self.last_says_so)]
+        return await asyncio.gather(*[self.admit(request) for request in asked])
 
     async def verdict(self, request: AdmissionRequest) -> Verdict:
         return (await self.admit(request)).verdict

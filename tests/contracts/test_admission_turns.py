@@ -29,9 +29,10 @@ QUOTAS = (tenant_quota(1_000), key_quota(500))
 WINDOW_S = 60
 
 
-@pytest.fixture(autouse=True)
-async def known(desk: Desk) -> None:
+@pytest.fixture(autouse=True, params=[False, True], ids=["nobody-says-last", "last-says-so"])
+async def known(request: pytest.FixtureRequest, desk: Desk) -> None:
     """The credential has been asked for before, and so have its limits: nothing is special about it any more."""
+    desk.last_says_so = request.param
     await desk.settle(lease_of(await desk.admit(ask(rates=RATES, quotas=QUOTAS))))
     desk.clock.advance(WINDOW_S)
 
@@ -108,8 +109,9 @@ async def test_a9_none_is_admitted_once_its_credential_has_changed(desk: Desk, w
 
 async def test_credentials_and_environments_do_not_meet(desk: Desk) -> None:
     await desk.spend(ask(key="key_b"))
-    one = [ask(rates=(key_rate(2),), quotas=QUOTAS, epochs=CACHED) for _ in range(3)]
-    other = [ask(key="key_b", rates=(key_rate(1, subject="key_b"),), epochs=CACHED) for _ in range(3)]
+    two, single = (key_rate(2),), (key_rate(1, subject="key_b"),)
+    one = [ask(rates=two, quotas=QUOTAS, epochs=CACHED) for _ in range(3)]
+    other = [ask(key="key_b", rates=single, epochs=CACHED) for _ in range(3)]
     mixed = [each for pair in zip(one, other, strict=True) for each in pair]
     decisions = await desk.admit_together(*mixed)
     admitted = [each.verdict is Verdict.ADMITTED for each in decisions]
@@ -155,10 +157,10 @@ async def test_any_number_may_ask_at_once(desk: Desk, count: int) -> None:
 @pytest.mark.parametrize("who", [0, 1, 2])
 @pytest.mark.parametrize("turns", [0, 1, 2])
 async def test_who_leaves_takes_nobody_along(desk: Desk, who: int, turns: int) -> None:
-    tasks = [
-        asyncio.create_task(desk.admit(ask(rates=RATES, quotas=QUOTAS, epochs=CACHED, cache_keys=(b"a" * 20,))))
-        for _ in range(3)
-    ]
+    keys = (b"a" * 20,)
+    follow = [True, True, not desk.last_says_so]
+    requests = [ask(rates=RATES, quotas=QUOTAS, epochs=CACHED, cache_keys=keys, others_follow=each) for each in follow]
+    tasks = [asyncio.create_task(desk.admit(request)) for request in requests]
     for _ in range(turns):
         await asyncio.sleep(0)
     tasks[who].cancel()

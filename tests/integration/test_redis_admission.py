@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
@@ -97,6 +98,30 @@ async def test_requests_of_one_credential_in_one_turn_are_one_command(
         decisions = await desk.admit_together(*requests)
         assert await script_calls(client) - before == commands
         assert [lease_of(each).id for each in decisions] == [each.lease_id for each in requests]
+
+
+async def test_the_last_of_a_turn_asks_before_it_ends(redis_line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that is alone does: nobody waits for others who will not come."""
+    rates, asked = (key_rate(900),), list[int]()
+    runner = ScriptRunner(redis_line)
+    admission = RedisAdmission(runner, FakeHistory(), cache_ttl_s=300.0)
+    await admission.admit(TENANT, ask(rates=rates))
+    run = runner.run
+
+    def recorded(*given: Any, **options: Any) -> Any:
+        asked.append(turn)
+        return run(*given, **options)
+
+    monkeypatch.setattr(runner, "run", recorded)
+    for follow, expected in (([True, True, False], 1), ([False], 1), ([True, True], 2), ([True], 2)):
+        requests = [ask(rates=rates, epochs=CACHED, others_follow=each) for each in follow]
+        tasks = [asyncio.create_task(admission.admit(TENANT, request)) for request in requests]
+        asked.clear()
+        for turn in (1, 2):  # noqa: B007  # read above
+            await asyncio.sleep(0)
+        for decision in await asyncio.gather(*tasks):
+            assert decision.verdict is Verdict.ADMITTED
+        assert asked == [expected], follow
 
 
 async def test_many_settlements_are_one_command_and_those_with_a_slot_one_each(

@@ -1,12 +1,13 @@
 """Requests of one credential that arrive in the same turn of the event loop, decided by one call.
 
 A script call costs Redis some forty microseconds, nearly all of them for reading and writing the same limits that the
-call before it has just written. A busy customer's requests come several at a time, so whoever comes first waits for
-the end of the turn and asks for all of them. Those that cannot be admitted so ask by themselves, in the usual way,
-which knows every case and every reason.
+call before it has just written. A busy customer's requests come several at a time, so they are collected, and the last
+of a turn asks for all of them; when none says that it is the last, the first does, a turn later. Those that cannot be
+admitted so ask by themselves, in the usual way, which knows every case and every reason.
 """
 
 import asyncio
+from operator import itemgetter
 
 from backend.adapters.redis import wire
 from backend.adapters.redis.line import Reply, Script
@@ -22,26 +23,66 @@ MOST_ROWS = 256
 """Of one call: while it runs, nobody else is served."""
 
 
+_first = itemgetter(0)
+
+
 class _Group:
-    """What waits for the end of a turn. Who came first asks for all; the others wait for the answer."""
+    """What was collected in a turn. One of it asks for all; the others wait for the answer."""
 
-    __slots__ = ("numbers", "others", "requests", "rows", "wording")
+    __slots__ = ("_decided", "_error", "_waiting", "is_asked", "is_second", "numbers", "requests", "rows", "wording")
 
-    def __init__(self, wording: Wording, numbers: bytes) -> None:
+    def __init__(self, wording: Wording, numbers: bytes, *, is_second: bool) -> None:
         self.wording = wording
         self.numbers = numbers
+        self.is_second = is_second
+        """Whether another group of the credential asks before it."""
         self.requests: list[AdmissionRequest] = []
-        self.others: list[asyncio.Future[AdmissionDecision | None]] = []
         self.rows = 0
+        self.is_asked = False
+        self._waiting: list[tuple[int, asyncio.Future[AdmissionDecision | None]]] = []
+        self._decided: list[AdmissionDecision] | None = None
+        self._error: type[EnforcementUnavailable] | None = None
 
     def takes(self, numbers: bytes, cost: int) -> bool:
         """Whether one more request may come along."""
         return self.numbers is numbers and len(self.requests) < MOST_REQUESTS and self.rows + cost <= MOST_ROWS
 
-    def add(self, request: AdmissionRequest) -> None:
-        """Take one more request along."""
+    def add(self, request: AdmissionRequest) -> int:
+        """Take one more request along; return its place."""
         self.requests.append(request)
         self.rows += request.cost
+        return len(self.requests) - 1
+
+    async def answer(self, place: int, loop: asyncio.AbstractEventLoop) -> AdmissionDecision | None:
+        """Return what was decided about the request in a place, once it is known.
+
+        Raises:
+            EnforcementUnavailable: Redis does not answer.
+        """
+        if self._error is not None:
+            raise self._error(retry_after_s=1)
+        if self._decided is not None:
+            return self.decision(place)
+        waits: asyncio.Future[AdmissionDecision | None] = loop.create_future()
+        self._waiting.append((place, waits))
+        return await waits
+
+    def decision(self, place: int) -> AdmissionDecision | None:
+        """Return what was decided about the request in a place, if anything was."""
+        decided = self._decided or ()
+        return decided[place] if place < len(decided) else None
+
+    def end(self, decided: list[AdmissionDecision], error: type[EnforcementUnavailable] | None = None) -> None:
+        """Tell all who wait."""
+        self._decided, self._error = decided, error
+        # Who has to ask by itself does so in the order in which they came.
+        for place, waits in self._waiting if len(decided) == len(self.requests) else sorted(self._waiting, key=_first):
+            if waits.done():
+                continue
+            if error is None:
+                waits.set_result(decided[place] if place < len(decided) else None)
+            else:
+                waits.set_exception(error(retry_after_s=1))
 
 
 class Turns:
@@ -61,40 +102,55 @@ class Turns:
         Raises:
             EnforcementUnavailable: Redis does not answer.
         """
-        place = id(wording)  # which the group keeps alive
-        group = self._groups.get(place)
+        # Kept: to ask which one runs is a system call.
+        loop = self._loop = self._loop or asyncio.get_running_loop()
+        key = id(wording)  # which the group keeps alive
+        group = self._groups.get(key)
         if group is not None and group.takes(numbers, request.cost):
-            group.add(request)
-            # Kept: to ask which one runs is a system call.
-            loop = self._loop = self._loop or asyncio.get_running_loop()
-            waits: asyncio.Future[AdmissionDecision | None] = loop.create_future()
-            group.others.append(waits)
-            return await waits
-        group = self._groups[place] = _Group(wording, numbers)
-        group.add(request)
-        decided: list[AdmissionDecision] = []
+            place = group.add(request)
+            if request.others_follow or group.is_second:
+                return await group.answer(place, loop)
+            return await self._lead(tenant_id, key, group, place)
+        if group is None and not request.others_follow:
+            # There is nobody to ask together with.
+            return None
+        group = self._groups[key] = _Group(wording, numbers, is_second=group is not None)
+        place = group.add(request)
         try:
             await asyncio.sleep(0)
-            self._close(place, group)
-            if group.others:
+        except BaseException:
+            if not group.is_asked:
+                # The others ask by themselves.
+                self._close(key, group)
+                group.end([])
+            raise
+        return await (group.answer(place, loop) if group.is_asked else self._lead(tenant_id, key, group, place))
+
+    async def _lead(self, tenant_id: TenantId, key: int, group: _Group, place: int) -> AdmissionDecision | None:
+        """Ask for a group, on behalf of the request in a place."""
+        self._close(key, group)
+        decided: list[AdmissionDecision] = []
+        error: type[EnforcementUnavailable] | None = None
+        try:
+            if len(group.requests) > 1:
                 decided = await self._ask(tenant_id, group)
-        except EnforcementUnavailable:
-            for waits in group.others:
-                if not waits.done():
-                    waits.set_exception(EnforcementUnavailable(retry_after_s=1))
+        except EnforcementUnavailable as failure:
+            error = type(failure)
             raise
         finally:
-            # Should this one leave, the others ask by themselves.
-            self._close(place, group)
-            for behind, waits in enumerate(group.others, 1):
-                if not waits.done():
-                    waits.set_result(decided[behind] if behind < len(decided) else None)
-        return decided[0] if decided else None
+            # Should this one leave meanwhile, the others ask by themselves.
+            group.end(decided, error)
+        decision = group.decision(place)
+        if decision is None and place:
+            # Those who came before ask before.
+            await asyncio.sleep(0)
+        return decision
 
-    def _close(self, place: int, group: _Group) -> None:
+    def _close(self, key: int, group: _Group) -> None:
         """Let nobody else join."""
-        if self._groups.get(place) is group:
-            del self._groups[place]
+        group.is_asked = True
+        if self._groups.get(key) is group:
+            del self._groups[key]
 
     async def _ask(self, tenant_id: TenantId, group: _Group) -> list[AdmissionDecision]:
         call = wire.admit_all_call(tenant_id, group.requests, group.wording, group.numbers)
