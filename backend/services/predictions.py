@@ -89,9 +89,10 @@ class PredictionService:
         if caller.models is not None:
             caller = await self._permitted(caller, lambda asking: _require_call(asking, model.info, question.model))
         rows, cache_keys = prepare(caller, command, model)
-        # What is settled before it asks goes to admission in the same write.
-        self._settler.settle_waiting()
         request = _asking(caller, command, model, rows.count, cache_keys)
+        if self._settler.is_filling(request.cache_keys):
+            # Whoever asks for a row again finds it in the cache.
+            await self._settler.settle_first(caller.tenant_id)
         decision = await self._admission.admit(caller.tenant_id, request)
         if decision.verdict is not Verdict.ADMITTED:
             caller, decision = await self._unless_refused(caller, command, model, request, decision)
@@ -108,11 +109,7 @@ class PredictionService:
         if hits == rows.count:
             predictions = [row for row in cached if row is not None]
         else:
-            try:
-                predictions = await self._complete(caller, command, model, rows, cached)
-            except BaseException:
-                await self._settler.release(lease)
-                raise
+            predictions = await self._complete(caller, command, model, rows, cached, lease)
             if command.fills_cache:
                 fill = _cache_fill(cache_keys, cached, predictions)
         event = self._event(caller, command, model.info, lease, rows.count, hits)
@@ -181,14 +178,19 @@ class PredictionService:
         model: ServedModel,
         rows: EncodedRows,
         cached: Sequence[bytes | None],
+        lease: Lease,
     ) -> list[bytes]:
-        """Run the rows that the cache did not hold, within the caller's deadline."""
+        """Run the rows that the cache did not hold, within the caller's deadline; or else give the lease back."""
         missing = [index for index, row in enumerate(cached) if row is None]
-        computed = model.run_at_once(rows, missing, command.question.options)
-        if computed is None:
-            deadline_s = command.deadline_s
-            running = model.run(rows, missing, command.question.options, share=caller.tenant_id, deadline_s=deadline_s)
-            computed = await (running if deadline_s is None else _within(deadline_s, running))
+        options, deadline_s = command.question.options, command.deadline_s
+        try:
+            computed = model.run_at_once(rows, missing, options)
+            if computed is None:
+                running = model.run(rows, missing, options, share=caller.tenant_id, deadline_s=deadline_s)
+                computed = await (running if deadline_s is None else _within(deadline_s, running))
+        except BaseException:
+            await self._settler.release(lease)
+            raise
         if len(missing) == len(cached):
             return computed
         fresh = iter(computed)

@@ -19,6 +19,7 @@ from backend.domain.health import HealthStatus
 from backend.domain.ids import TenantId
 from backend.domain.limits import period_of
 from backend.services.ports import Admission
+from backend.services.settling import Settler
 from tests.contracts.asking import (
     CACHED,
     TENANT,
@@ -122,6 +123,20 @@ async def test_the_last_of_a_turn_asks_before_it_ends(redis_line: Line, monkeypa
         for decision in await asyncio.gather(*tasks):
             assert decision.verdict is Verdict.ADMITTED
         assert asked == [expected], follow
+
+
+async def test_a_row_that_waits_to_be_cached_is_found_by_whoever_asks_next(admission: RedisAdmission) -> None:
+    settler, row = Settler(admission), (b"a" * 20, b"1")
+    first = await admission.admit(TENANT, ask())
+    # Now the server has the script.
+    await admission.settle_all(TENANT, [Settlement(lease=lease_of(first), cache_fill=((b"b" * 20, b"2"),))])
+    settler.settle_soon(Settlement(lease=lease_of(first), cache_fill=(row,)))
+    assert settler.is_filling(row[:1])
+    await settler.settle_first(TENANT)
+    # Alone, so it asks without waiting for a turn.
+    decision = await admission.admit(TENANT, ask(epochs=CACHED, cache_keys=row[:1], others_follow=False))
+    assert decision.cached == row[1:]
+    await settler.settled()
 
 
 async def test_many_settlements_are_one_command_and_those_with_a_slot_one_each(

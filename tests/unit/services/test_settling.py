@@ -10,7 +10,7 @@ from backend.domain.admission import Lease, Settlement
 from backend.domain.api_keys import Environment
 from backend.domain.errors import EnforcementUnavailable
 from backend.domain.ids import TenantId
-from backend.services.settling import TENANTS_TOGETHER, Settler
+from backend.services.settling import MOST_WAITING, TENANTS_TOGETHER, Settler
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +43,7 @@ class Desk:
             self.settled.append(settlement.lease.id)
 
 
-def settlement(name: str, tenant: str = "ten") -> Settlement:
+def settlement(name: str, tenant: str = "ten", fills: Sequence[bytes] = ()) -> Settlement:
     lease = Lease(
         id=name,
         tenant_id=TenantId(tenant),
@@ -54,7 +54,7 @@ def settlement(name: str, tenant: str = "ten") -> Settlement:
         quotas=(),
         idempotency=None,
     )
-    return Settlement(lease=lease)
+    return Settlement(lease=lease, cache_fill=tuple((digest, b"row") for digest in fills))
 
 
 def settler_of(desk: Any) -> Settler:
@@ -74,18 +74,19 @@ async def test_those_that_wait_are_one_call_a_tenant_and_each_is_settled_once(te
     assert len(desk.tasks) == -(-tenants // TENANTS_TOGETHER)
 
 
-async def test_those_that_wait_are_settled_at_once_when_somebody_asks_and_by_themselves_otherwise() -> None:
+async def test_so_many_of_one_tenant_are_settled_at_once_and_fewer_wait() -> None:
     desk = Desk()
     settler = settler_of(desk)
-    settler.settle_waiting()
-    settler.settle_soon(settlement("first"))
-    settler.settle_waiting()
-    settler.settle_soon(settlement("second"))
+    for number in range(MOST_WAITING - 1):
+        settler.settle_soon(settlement(f"evt_{number}"))
+        settler.settle_soon(settlement(f"other_{number}", f"ten_{number}"))
     await asyncio.sleep(0)
-    assert desk.calls == [("ten", 1)]
+    assert desk.calls == []
+    settler.settle_soon(settlement("last"))
+    await asyncio.sleep(0)
+    assert desk.calls == [("ten", MOST_WAITING)]
     await settler.settled()
-    assert desk.settled == ["first", "second"]
-    assert len(desk.calls) == len(desk.tasks) == 2
+    assert len(desk.settled) == 2 * MOST_WAITING - 1
 
 
 async def test_a_lone_callers_is_settled_once_it_is_answered_and_a_crowds_wait() -> None:
@@ -106,6 +107,25 @@ async def test_a_lone_callers_is_settled_once_it_is_answered_and_a_crowds_wait()
     assert desk.settled == ["alone"]
     await settler.settled()
     assert sorted(desk.settled) == ["alone", "one", "other", "third"]
+
+
+async def test_what_fills_a_row_is_settled_before_somebody_asks_for_it() -> None:
+    desk = Desk()
+    settler = settler_of(desk)
+    settler.settle_soon(settlement("a", fills=(b"1", b"2")))
+    settler.settle_soon(settlement("b"))
+    settler.settle_soon(settlement("c", "ten_b", fills=(b"3",)))
+    assert not settler.is_filling(())
+    assert not settler.is_filling((b"4",))
+    assert settler.is_filling((b"4", b"2"))
+    await settler.settle_first(TenantId("ten"))
+    assert desk.calls == [("ten", 2)], "it has been sent, and what comes next comes behind it"
+    assert not settler.is_filling((b"1", b"2"))
+    assert settler.is_filling((b"3",)), "another tenant's waits on"
+    await settler.settle_first(TenantId("ten"))
+    await settler.settled()
+    assert desk.settled == ["a", "b", "c"]
+    assert not settler.is_filling((b"3",))
 
 
 async def test_they_are_settled_though_nobody_waits_for_it() -> None:
