@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import count
+from math import ceil
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,6 +23,11 @@ RATES = (key_rate(12), tenant_rate(20))
 QUOTAS = (tenant_quota(40), key_quota(25))
 
 _tenants = count()
+
+
+def _end_s(at_s: float) -> int:
+    """Return when a lease expires that was given at an instant."""
+    return ceil(at_s + LEASE_TTL_S)
 
 
 @dataclass
@@ -44,7 +50,7 @@ class Diary:
 
     def reserved(self, now_s: float) -> int:
         return sum(
-            cost for name, (at_s, cost) in self.leases.items() if name not in self.ended and at_s + LEASE_TTL_S > now_s
+            cost for name, (at_s, cost) in self.leases.items() if name not in self.ended and _end_s(at_s) > now_s
         )
 
     def expected(self, cost: int, now_s: float) -> Verdict:
@@ -181,7 +187,7 @@ async def test_a_slot_is_never_held_by_two(
             clock.advance(20)
         elif act == "ask":
             decision = await desk.admit(ask(idempotency=claim(str(which))))
-            alive = which in running and running[which][0] + LEASE_TTL_S > now_s
+            alive = which in running and _end_s(running[which][0]) > now_s
             assert (decision.lease is None) == alive
             if decision.lease is not None:
                 running[which] = (now_s, decision.lease)

@@ -1,5 +1,6 @@
 """Admission in one process: plain Python between two awaits is atomic on one event loop."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -61,7 +62,8 @@ class MemoryAdmission:
         history: the ledger's sum, asked once per counter.
         cache_bytes: bound on the response cache.
         cache_ttl_s: how long a cached row is served.
-        lease_ttl_s: after this a request that never came back gives its quota and its idempotency slot back.
+        lease_ttl_s: after this, and the rest of its last second, a request that never came back gives its quota and its
+            idempotency slot back.
         idempotency_ttl_s: how long an answer can be replayed.
         idempotency_bytes: bound on the answers kept for replay.
         signal: tells the key caches of other processes on this machine what is announced here.
@@ -207,7 +209,7 @@ class MemoryAdmission:
     def _spend(self, asked: _Question, levels: tuple[RateLevel, ...] | None) -> Lease:
         """Take a lease and, unless the rate limits are to stay as they are, store their new levels."""
         tenant_id, request = asked.tenant_id, asked.request
-        expires_at_s = asked.now_s + self._lease_ttl_s
+        expires_at_s = math.ceil(asked.now_s + self._lease_ttl_s)
         if levels is not None:
             for rule, level in zip(request.rates, levels, strict=True):
                 self._levels.put((tenant_id, rule.scope, rule.subject), level)

@@ -65,7 +65,8 @@ class RedisAdmission:
         runner: the way to Redis, which bounds each call and may be shared.
         history: the ledger's sum, asked once per lost counter.
         cache_ttl_s: how long a cached row is served.
-        lease_ttl_s: after this a request that never came back gives its quota and its idempotency slot back.
+        lease_ttl_s: after this, and the rest of its last second, a request that never came back gives its quota and its
+            idempotency slot back.
         idempotency_ttl_s: how long an answer can be replayed.
         row_limit_bytes: longer rows are not cached.
         epoch_ttl_s: how long an epoch is kept. An unknown one makes a credential stale, which is safe, but a request

@@ -139,7 +139,8 @@ if enforces and not within_rates then return { 'rate-limited', before } end
 if enforces and not within_quotas then return { 'quota-exceeded', before } end
 
 -- Nothing below refuses: everything is spent.
-local expiry = now + lease_s
+-- In whole seconds: Redis keeps and compares those in a third of the time.
+local expiry = math.ceil(now + lease_s)
 if is_within then
     for i = 1, rates do
         redis.call('SET', KEYS[2 + i], after[i][1], 'EX', after[i][2])

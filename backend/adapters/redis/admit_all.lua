@@ -60,7 +60,8 @@ for i = 1, quotas do
     standing[#standing + 1] = reserved
 end
 
-local expiry = now + lease_s
+-- In whole seconds: Redis keeps and compares those in a third of the time.
+local expiry = math.ceil(now + lease_s)
 local admitted, spent, leased = 0, 0, {}
 for i = 1, requests do
     if spent + costs[i] > room then break end
