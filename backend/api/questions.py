@@ -5,11 +5,15 @@ cache. What remains of the work is to find out that it is the same question, whi
 as a parser. Only what the cache has answered is kept: a question that nobody repeats costs nothing here.
 """
 
+import asyncio
+
 from backend.domain.ids import TenantId
 from backend.domain.predictions import PredictionAnswer, Question, ReplayedAnswer
 
 MOST_QUESTIONS = 1_000
 LONGEST_BODY_BYTES = 2_048
+FORGOTTEN_EVERY_S = 300.0
+"""What callers send stays no longer than that. A question that is still asked is back at once."""
 
 
 class RepeatedQuestions:
@@ -36,8 +40,10 @@ class RepeatedQuestions:
             return
         if len(body) > LONGEST_BODY_BYTES:
             return
+        if not self._known:
+            asyncio.get_running_loop().call_later(FORGOTTEN_EVERY_S, self._known.clear)
         while len(self._known) >= MOST_QUESTIONS:
-            # The oldest one. If it is still asked, it is back at once.
+            # The oldest one.
             del self._known[next(iter(self._known))]
         question.is_repeated = True
         self._known[tenant_id, model, body] = question

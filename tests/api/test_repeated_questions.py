@@ -3,14 +3,20 @@
 import json
 from typing import Any
 
+import anyio
 import pytest
 from httpx import Response
 from pydantic_core import from_json
 
 from backend.api import questions
+from backend.domain.admission import Standing
+from backend.domain.ids import TenantId
+from backend.domain.models import OutputOptions
+from backend.domain.predictions import PredictionAnswer, Question
 from backend.model_service.encoding import RowEncoder
 from tests.api.conftest import IRIS, Key, World, a_new_number
 from tests.api.test_predictions import DIABETES
+from tests.contracts.ledgers import an_event
 
 pytestmark = pytest.mark.anyio
 
@@ -143,3 +149,18 @@ async def test_only_so_many_short_questions_are_kept(
     before = work.done
     assert (await asked(embedded_world, tenant.live, long))[0] == HIT
     assert work.since(before) == (1, 1)
+
+
+async def test_they_are_forgotten_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(questions, "FORGOTTEN_EVERY_S", 0.0)
+    kept, tenant = questions.RepeatedQuestions(), TenantId("ten")
+    question = Question("iris", IRIS, OutputOptions())
+    event = an_event(tenant, units=1, cached_units=1, billable_units=0)
+    found = PredictionAnswer(event, None, [b"{}"], Standing())  # type: ignore[arg-type]  # nobody looks at the model
+    for _ in range(2):
+        for body in (b"a", b"b"):
+            kept.keep(tenant, None, body, question, found)
+        assert kept.find(tenant, None, b"a") is kept.find(tenant, None, b"b") is question
+        with anyio.fail_after(30):
+            while kept.find(tenant, None, b"a") or kept.find(tenant, None, b"b"):
+                await anyio.sleep(0)
