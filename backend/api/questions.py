@@ -19,7 +19,9 @@ FORGOTTEN_EVERY_S = 300.0
 class RepeatedQuestions:
     """Each tenant's own, by the model in the path, if there is one, and by the body."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most: int = MOST_QUESTIONS, forgotten_every_s: float = FORGOTTEN_EVERY_S) -> None:
+        self._most = most
+        self._forgotten_every_s = forgotten_every_s
         self._known: dict[tuple[TenantId, str | None, bytes], Question] = {}
 
     def find(self, tenant_id: TenantId, model: str | None, body: bytes) -> Question | None:
@@ -41,8 +43,8 @@ class RepeatedQuestions:
         if len(body) > LONGEST_BODY_BYTES:
             return
         if not self._known:
-            asyncio.get_running_loop().call_later(FORGOTTEN_EVERY_S, self._known.clear)
-        while len(self._known) >= MOST_QUESTIONS:
+            asyncio.get_running_loop().call_later(self._forgotten_every_s, self._known.clear)
+        while len(self._known) >= self._most:
             # The oldest one.
             del self._known[next(iter(self._known))]
         question.is_repeated = True

@@ -139,8 +139,7 @@ class PredictionProtocol(HttpToolsProtocol):
     _remembered: _Remembered | None = None
     _in_vain = 0
     _answered_at_s = 0.0
-    holds_back = True
-    """Whether the loop may keep small writes until its turn has ended."""
+    holds_back = True  # small writes, as the loop does until its turn has ended
 
     _defaults: tuple[list[tuple[bytes, bytes]], bytes] = ([], b"")
 
@@ -171,8 +170,7 @@ class PredictionProtocol(HttpToolsProtocol):
             self._held = b""
             return
         if not self.holds_back:
-            # Its headers and its body are two writes.
-            self.holds_back = True
+            self.holds_back = True  # its headers and its body are two writes
             self.transport.set_write_buffer_limits()
         super().on_headers_complete()
 
@@ -214,7 +212,7 @@ class PredictionProtocol(HttpToolsProtocol):
             super().timeout_keep_alive_handler()
 
     def hold_nothing_back(self) -> None:
-        """Let what is written next leave at once: turns of the loop are long under load."""
+        """Let what is written next leave at once, not at the end of the loop's turn."""
         self.holds_back = False
         self.transport.set_write_buffer_limits(high=0)
 

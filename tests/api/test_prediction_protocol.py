@@ -4,14 +4,17 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import uvicorn
 
 from backend.api import deps
-from backend.api.prediction_wire import command_of
 from backend.cli.prediction_protocol import PredictionProtocol
+from backend.domain.callers import PredictCaller
+from backend.domain.predictions import PredictCommand
+from backend.services.predictions import PredictionService
 from tests.api.conftest import IRIS, TenantUnderTest, World
 from tests.api.listening import address_of, listening
 from tests.fakes import FakeClock
@@ -503,24 +506,35 @@ async def test_a_server_that_ends_answers_a_known_head_first(reads: Reads) -> No
     assert await reads.connection.ended()
 
 
-async def test_the_last_request_of_a_turn_says_that_nobody_follows(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[bool] = []
+class Watched:
+    """A prediction service, and what each request said of those behind it."""
 
-    def recorded(*given: Any, others_follow: bool) -> Any:
-        told.append(others_follow)
-        return command_of(*given, others_follow=others_follow)
+    def __init__(self, predictions: PredictionService) -> None:
+        self._predictions = predictions
+        self.others_followed: list[bool] = []
 
-    monkeypatch.setattr("backend.api.direct_predictions.command_of", recorded)
-    several = [await line.connect() for _ in range(3)]
-    for connection in several:
-        await connection.send(line.head() + GOOD)
-        assert is_prediction(await connection.answer())
-    # Heads that are read: who follows is not known.
-    assert told == [True] * 3
-    for count in (1, 3, 2):
-        told.clear()
-        # None waits for what it sends, so all are there when the loop looks next.
-        await asyncio.gather(*[connection.send(line.head() + GOOD) for connection in several[:count]])
-        for connection in several[:count]:
+    async def predict(self, caller: PredictCaller, command: PredictCommand) -> Any:
+        self.others_followed.append(command.others_follow)
+        return await self._predictions.predict(caller, command)
+
+
+async def test_the_last_request_of_a_turn_says_that_nobody_follows(line: Line) -> None:
+    opened = line.world.resources
+    told = Watched(opened.predictions)
+    line.world.app.state.resources = replace(opened, predictions=cast("PredictionService", told))
+    try:
+        several = [await line.connect() for _ in range(3)]
+        for connection in several:
+            await connection.send(line.head() + GOOD)
             assert is_prediction(await connection.answer())
-        assert told == [True] * (count - 1) + [False]
+        # Heads that are read: who follows is not known.
+        assert told.others_followed == [True] * 3
+        for count in (1, 3, 2):
+            told.others_followed.clear()
+            # None waits for what it sends, so all are there when the loop looks next.
+            await asyncio.gather(*[connection.send(line.head() + GOOD) for connection in several[:count]])
+            for connection in several[:count]:
+                assert is_prediction(await connection.answer())
+            assert told.others_followed == [True] * (count - 1) + [False]
+    finally:
+        line.world.app.state.resources = opened

@@ -1,18 +1,20 @@
 """A question that is asked again with the same bytes is not read again, and gets the answer that it always would."""
 
 import json
-from typing import Any
+import sys
+from types import FrameType
+from typing import Any, Self
 
 import anyio
 import pytest
 from httpx import Response
-from pydantic_core import from_json
 
-from backend.api import questions
-from backend.domain.admission import Standing
+from backend.api.prediction_wire import read_question
+from backend.api.questions import LONGEST_BODY_BYTES, RepeatedQuestions
+from backend.domain.admission import Standing, StoredAnswer
 from backend.domain.ids import TenantId
 from backend.domain.models import OutputOptions
-from backend.domain.predictions import PredictionAnswer, Question
+from backend.domain.predictions import PredictionAnswer, Question, ReplayedAnswer
 from backend.model_service.encoding import RowEncoder
 from tests.api.conftest import IRIS, Key, World, a_new_number
 from tests.api.test_predictions import DIABETES
@@ -20,38 +22,28 @@ from tests.contracts.ledgers import an_event
 
 pytestmark = pytest.mark.anyio
 
+TENANT = TenantId("ten_a")
+REPLAYED = ReplayedAnswer(answer=StoredAnswer(status=200, body=b"{}"), standing=Standing())
 HIT, MISS = "forecourt; hit", "forecourt; fwd=miss"
 
 
 class Work:
-    """What reading questions took: bodies parsed, and rows fitted to a model."""
+    """How often something was read: bodies parsed, and rows fitted to a model."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.parsed = self.encoded = 0
-        encode = RowEncoder.encode
 
-        def counted_parse(*given: Any, **options: Any) -> Any:
-            self.parsed += 1
-            return from_json(*given, **options)
+    def __enter__(self) -> Self:
+        sys.setprofile(self._count)
+        return self
 
-        def counted_encode(*given: Any) -> Any:
-            self.encoded += 1
-            return encode(*given)
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
 
-        monkeypatch.setattr("backend.api.prediction_wire.from_json", counted_parse)
-        monkeypatch.setattr(RowEncoder, "encode", counted_encode)
-
-    def since(self, before: tuple[int, int]) -> tuple[int, int]:
-        return self.parsed - before[0], self.encoded - before[1]
-
-    @property
-    def done(self) -> tuple[int, int]:
-        return self.parsed, self.encoded
-
-
-@pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch) -> Work:
-    return Work(monkeypatch)
+    def _count(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            self.parsed += frame.f_code is read_question.__code__
+            self.encoded += frame.f_code is RowEncoder.encode.__code__
 
 
 def a_new_row() -> list[float]:
@@ -65,13 +57,13 @@ async def asked(world: World, key: Key, rows: Any, **how: Any) -> tuple[str, Any
     return answer.headers["cache-status"], answer.json()
 
 
-async def test_what_the_cache_has_answered_is_read_once_more_and_then_never(world: World, work: Work) -> None:
+async def test_what_the_cache_has_answered_is_read_once_more_and_then_never(world: World) -> None:
     tenant, rows = await world.tenant(), [a_new_row(), a_new_row()]
     took, found = [], []
     for _ in range(5):
-        before = work.done
-        found.append(await asked(world, tenant.live, rows))
-        took.append(work.since(before))
+        with Work() as work:
+            found.append(await asked(world, tenant.live, rows))
+        took.append((work.parsed, work.encoded))
     assert took == [(1, 1), (1, 1), (0, 1), (0, 0), (0, 0)]
     assert [where for where, _ in found] == [MISS, HIT, HIT, HIT, HIT]
     assert len({json.dumps(answer["predictions"]) for _, answer in found}) == 1
@@ -130,37 +122,28 @@ async def test_a_repeated_question_under_an_idempotency_key_is_replayed(world: W
     assert reused.json()["code"] == "idempotency-key-reused"
 
 
-async def test_only_so_many_short_questions_are_kept(
-    embedded_world: World, work: Work, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(questions, "MOST_QUESTIONS", 2)
-    tenant = await embedded_world.tenant()
-    several = [[a_new_row()] for _ in range(4)]
-    for rows in several * 3:
-        await asked(embedded_world, tenant.live, rows)
-    # Each was forgotten before it came again.
-    before = work.done
-    for rows in several:
-        assert (await asked(embedded_world, tenant.live, rows))[0] == HIT
-    assert work.since(before) == (4, 4)
-    long = IRIS * (questions.LONGEST_BODY_BYTES // 10)
-    for _ in range(3):
-        await asked(embedded_world, tenant.live, long)
-    before = work.done
-    assert (await asked(embedded_world, tenant.live, long))[0] == HIT
-    assert work.since(before) == (1, 1)
+def kept_by(questions: RepeatedQuestions, *bodies: bytes, cached_units: int = 1) -> list[bool]:
+    """Have bodies answered, of one row each; return for each whether it is remembered then."""
+    event = an_event(TENANT, units=1, cached_units=cached_units)
+    answer = PredictionAnswer(event, None, [b"{}"], Standing())  # type: ignore[arg-type]  # nobody looks at the model
+    for body in bodies:
+        questions.keep(TENANT, None, body, Question("iris", IRIS, OutputOptions()), answer)
+    return [questions.find(TENANT, None, body) is not None for body in bodies]
 
 
-async def test_they_are_forgotten_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(questions, "FORGOTTEN_EVERY_S", 0.0)
-    kept, tenant = questions.RepeatedQuestions(), TenantId("ten")
-    question = Question("iris", IRIS, OutputOptions())
-    event = an_event(tenant, units=1, cached_units=1, billable_units=0)
-    found = PredictionAnswer(event, None, [b"{}"], Standing())  # type: ignore[arg-type]  # nobody looks at the model
+async def test_only_so_many_short_ones_that_the_cache_answered_are_kept() -> None:
+    assert kept_by(RepeatedQuestions(most=2), b"a", b"b", b"c", b"d") == [False, False, True, True]
+    assert kept_by(RepeatedQuestions(), *[b"x" * (LONGEST_BODY_BYTES + more) for more in (0, 1)]) == [True, False]
+    assert kept_by(RepeatedQuestions(), b"a", cached_units=0) == [False]
+    questions = RepeatedQuestions()
+    questions.keep(TENANT, None, b"a", Question("iris", IRIS, OutputOptions()), REPLAYED)
+    assert questions.find(TENANT, None, b"a") is None
+
+
+async def test_they_are_forgotten_after_a_while() -> None:
+    questions = RepeatedQuestions(forgotten_every_s=0.0)
     for _ in range(2):
-        for body in (b"a", b"b"):
-            kept.keep(tenant, None, body, question, found)
-        assert kept.find(tenant, None, b"a") is kept.find(tenant, None, b"b") is question
+        assert kept_by(questions, b"a", b"b") == [True, True]
         with anyio.fail_after(30):
-            while kept.find(tenant, None, b"a") or kept.find(tenant, None, b"b"):
+            while questions.find(TENANT, None, b"a") or questions.find(TENANT, None, b"b"):
                 await anyio.sleep(0)

@@ -11,7 +11,7 @@ import pytest
 from redis.asyncio import Redis
 
 from backend.adapters.redis import RedisAdmission, RedisLoginThrottle, ScriptRunner, open_line
-from backend.adapters.redis.line import Line
+from backend.adapters.redis.line import Line, Reply
 from backend.domain.admission import Epochs, Settlement, StoredAnswer, Verdict
 from backend.domain.api_keys import Environment
 from backend.domain.errors import EnforcementUnavailable
@@ -101,28 +101,35 @@ async def test_requests_of_one_credential_in_one_turn_are_one_command(
         assert [lease_of(each).id for each in decisions] == [each.lease_id for each in requests]
 
 
-async def test_the_last_of_a_turn_asks_before_it_ends(redis_line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+class Watched(ScriptRunner):
+    """Knows in which turn of the loop it was asked."""
+
+    turn = 0
+
+    def __init__(self, line: Line) -> None:
+        super().__init__(line)
+        self.asked: list[int] = []
+
+    async def run(self, *given: Any, **options: Any) -> Reply:
+        self.asked.append(self.turn)
+        return await super().run(*given, **options)
+
+
+async def test_the_last_of_a_turn_asks_before_it_ends(redis_line: Line) -> None:
     """And one that is alone does: nobody waits for others who will not come."""
-    rates, asked = (key_rate(900),), list[int]()
-    runner = ScriptRunner(redis_line)
+    rates, runner = (key_rate(900),), Watched(redis_line)
     admission = RedisAdmission(runner, FakeHistory(), cache_ttl_s=300.0)
     await admission.admit(TENANT, ask(rates=rates))
-    run = runner.run
-
-    def recorded(*given: Any, **options: Any) -> Any:
-        asked.append(turn)
-        return run(*given, **options)
-
-    monkeypatch.setattr(runner, "run", recorded)
     for follow, expected in (([True, True, False], 1), ([False], 1), ([True, True], 2), ([True], 2)):
         requests = [ask(rates=rates, epochs=CACHED, others_follow=each) for each in follow]
         tasks = [asyncio.create_task(admission.admit(TENANT, request)) for request in requests]
-        asked.clear()
-        for turn in (1, 2):  # noqa: B007  # read above
+        runner.asked.clear()
+        for turn in (1, 2):
+            runner.turn = turn
             await asyncio.sleep(0)
         for decision in await asyncio.gather(*tasks):
             assert decision.verdict is Verdict.ADMITTED
-        assert asked == [expected], follow
+        assert runner.asked == [expected], follow
 
 
 async def test_a_row_that_waits_to_be_cached_is_found_by_whoever_asks_next(admission: RedisAdmission) -> None:
