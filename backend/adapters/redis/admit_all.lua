@@ -3,7 +3,8 @@
 -- is stale or fresh, a counter has not begun, a lease has expired, it is another month) is for admit.lua, which is
 -- asked for each request by itself then, and for those that do not fit. How everything is stored stands there.
 --
--- KEYS  as for admit.lua, without a slot: epochs, levels, counters with their leases, then all rows of all requests
+-- KEYS  epochs and levels, all rows of all requests, then the counters with their leases: what is read at once stands
+--       together, since each command costs a script as much as what it does
 -- ARGV  1 numbers, as for admit.lua
 --       2 rows asked for by each request, packed likewise
 --       then the id of each request's lease
@@ -19,8 +20,8 @@ local costs = { struct.unpack('>' .. string.rep('d', #ARGV[2] / 8), ARGV[2]) }
 local now, period_start, period_end, fresh = n[1], n[2], n[3], n[7] == 1
 local lease_s, kept_s, rates, quotas = n[9], n[10], n[11], n[12]
 local rate_at, cap_at = 12, 12 + 2 * rates
-local first_counter = 3 + rates
-local first_row = first_counter + 2 * quotas
+local first_counter = #KEYS - 2 * quotas + 1
+local heads = 2 + rates
 local requests = #costs - 1 -- unpack() says last where it ended
 
 if now < 0 then
@@ -29,9 +30,9 @@ if now < 0 then
 end
 if fresh or now < period_start or now >= period_end then return NOBODY end
 
-local heads = redis.call('MGET', unpack(KEYS, 1, 2 + rates))
+local stored = redis.call('MGET', unpack(KEYS, 1, first_counter - 1))
 for i = 1, 2 do
-    local known = tonumber(heads[i])
+    local known = tonumber(stored[i])
     if not known or known > n[4 + i] then return NOBODY end
 end
 
@@ -41,7 +42,7 @@ local standing, owed, since = { now }, {}, {}
 for i = 1, rates do
     local rows, at = 0, 0
     local per_window, window_s = n[rate_at + 2 * i - 1], n[rate_at + 2 * i]
-    if heads[2 + i] then rows, at = struct.unpack('>dd', heads[2 + i]) end
+    if stored[2 + i] then rows, at = struct.unpack('>dd', stored[2 + i]) end
     owed[i] = math.max(0, rows - math.max(0, now - at) * per_window / window_s)
     since[i] = math.max(at, now)
     room = math.min(room, per_window + TOLERANCE - owed[i])
@@ -87,10 +88,7 @@ for i = 1, quotas do
 end
 
 local reply = { admitted, struct.pack('>' .. string.rep('d', #standing), unpack(standing)) }
-if #KEYS >= first_row then
-    local rows = redis.call('MGET', unpack(KEYS, first_row))
-    for i = 1, #KEYS - first_row + 1 do
-        reply[2 + i] = rows[i]
-    end
+for i = heads + 1, first_counter - 1 do
+    reply[2 + i - heads] = stored[i]
 end
 return reply

@@ -89,7 +89,7 @@ def spell_numbers(request: AdmissionRequest, wording: Wording, terms: Terms, now
 
 def admit_call(tenant_id: TenantId, request: AdmissionRequest, wording: Wording, numbers: bytes) -> Call:
     """Return the call that decides a request."""
-    touched: list[str | bytes] = [*wording.keys]
+    touched: list[str | bytes] = [*wording.heads, *wording.counters]
     claim = request.idempotency
     if claim is not None:
         touched.append(keys.idempotency_slot(tenant_id, request.credential_id, claim.key))
@@ -102,8 +102,9 @@ def admit_call(tenant_id: TenantId, request: AdmissionRequest, wording: Wording,
 def admit_all_call(tenant_id: TenantId, requests: Sequence[AdmissionRequest], wording: Wording, numbers: bytes) -> Call:
     """Return the call that decides several requests that differ in their rows and leases only."""
     prefix = keys.cached_row_prefix(tenant_id)
-    touched: list[str | bytes] = [*wording.keys]
+    touched: list[str | bytes] = [*wording.heads]
     touched += [prefix + digest for request in requests for digest in request.cache_keys]
+    touched += wording.counters
     costs = _pack([request.cost for request in requests])
     return Call(touched, [numbers, costs, *[request.lease_id for request in requests]])
 

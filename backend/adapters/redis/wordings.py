@@ -18,14 +18,14 @@ MOST_KNOWN = 10_000
 
 @dataclass(slots=True)
 class Wording:
-    """The keys of a credential's limits, its counters' among them, and the packed numbers of the last request."""
+    """The keys of a credential's epochs and levels, and of its counters; the packed numbers of the last request."""
 
     tenant_id: TenantId
     environment: Environment
     period: str
     rates: tuple[RateRule, ...]
     quotas: tuple[QuotaRule, ...]
-    keys: tuple[str, ...]
+    heads: tuple[str, ...]
     counters: tuple[str, ...]
     said: tuple[object, ...] = ()
     numbers: bytes = b""
@@ -75,12 +75,7 @@ class Wordings:
             period=period,
             rates=request.rates,
             quotas=request.quotas,
-            keys=(
-                keys.tenant_epoch(tenant_id),
-                keys.credential_epoch(tenant_id, request.credential_id),
-                *levels,
-                *counters,
-            ),
+            heads=(keys.tenant_epoch(tenant_id), keys.credential_epoch(tenant_id, request.credential_id), *levels),
             counters=tuple(counters),
         )
         return wording
