@@ -1,8 +1,8 @@
 """The ledger's writer: group commit.
 
-While one commit runs, the events that arrive collect; the next commit takes them all. There is no timer: an idle
-system writes one row at once, a busy one hundreds in a commit. An event is durable when :meth:`append` returns: in
-the database, or where it waits for the database.
+While one commit runs, the events that arrive collect; the next commit takes them all, and those that are just arriving.
+There is no timer: an idle system writes one row at once, a busy one hundreds in a commit. An event is durable when
+:meth:`append` returns: in the database, or where it waits for the database.
 
 A commit is mostly a wait for a disk. Were there one at a time, callers who were answered together would come back
 together, and the process would rest while their events are written: so a second commit may run beside the first, as
@@ -38,11 +38,12 @@ AT_ONCE = 2
 """Commits beside each other. SQLite has one writer at a time anyhow."""
 
 WORTH_A_COMMIT = 8
-"""Events for which a second commit begins before the first has ended."""
+"""Events for which a commit begins though more are arriving, and a second one before the first has ended. A statement
+costs both sides as much as several events do."""
 
 WORTH_THE_FILE = 16
-"""Events for which a commit to a file begins though more are arriving. It is this process that writes there, which
-takes as long as a few predictions do, and callers who were answered together come back together."""
+"""The same of a commit to a file. It is this process that writes there, which takes as long as a few predictions, and
+callers who were answered together come back together."""
 
 
 @record(frozen=True, slots=True)
@@ -199,9 +200,10 @@ class GroupCommitLedger:
             await self._gather()
 
     async def _gather(self) -> None:
-        """Put a commit to a file off while each turn of the loop brings more for it, until it is worth one."""
+        """Put a commit off while each turn of the loop brings more for it, until it is worth one."""
+        worth = WORTH_THE_FILE if self._at_once == 1 else WORTH_A_COMMIT
         seen = 0
-        while self._at_once == 1 and seen < (waiting := len(self._pending)) < WORTH_THE_FILE:
+        while seen < (waiting := len(self._pending)) < worth:
             self._will_look = True
             seen = waiting
             await asyncio.sleep(0)
