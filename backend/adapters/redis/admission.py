@@ -29,7 +29,6 @@ from backend.domain.limits import (
     decide_rates,
     period_end_s,
     period_of,
-    period_start_s,
     rate_states,
     whole_seconds,
 )
@@ -98,8 +97,6 @@ class RedisAdmission:
         self._given_clock = clock
         self._local_clock = clock or SystemClock()
         self._wordings = Wordings()
-        self._month = ""
-        self._month_start_s = self._month_end_s = 0
         self._admit = Script("admit")
         self._settle = Script("settle")
         self._together = SettlingTogether(runner, self._wordings, self._keeping, alone=self.settle)
@@ -232,11 +229,7 @@ class RedisAdmission:
 
     def _period(self) -> str:
         """Return the month by the local clock. The script checks it by its own, which decides."""
-        now_s = self._local_clock.now_s()
-        if not self._month_start_s <= now_s < self._month_end_s:
-            month = self._month = period_of(now_s)
-            self._month_start_s, self._month_end_s = period_start_s(month), period_end_s(month)
-        return self._month
+        return period_of(self._local_clock.now_s())
 
     def _now_s(self) -> float:
         return wire.ASK_SERVER if self._given_clock is None else self._given_clock.now_s()

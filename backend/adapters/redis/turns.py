@@ -7,7 +7,6 @@ admitted so ask by themselves, in the usual way, which knows every case and ever
 """
 
 import asyncio
-from operator import itemgetter
 
 from backend.adapters.redis import wire
 from backend.adapters.redis.line import Reply, Script
@@ -23,13 +22,10 @@ MOST_ROWS = 256
 """Of one call: while it runs, nobody else is served."""
 
 
-_first = itemgetter(0)
-
-
 class _Group:
     """What was collected in a turn. One of it asks for all; the others wait for the answer."""
 
-    __slots__ = ("_decided", "_error", "_waiting", "is_asked", "is_second", "numbers", "requests", "rows", "wording")
+    __slots__ = ("_waiting", "is_asked", "is_second", "numbers", "requests", "rows", "wording")
 
     def __init__(self, wording: Wording, numbers: bytes, *, is_second: bool) -> None:
         self.wording = wording
@@ -40,8 +36,6 @@ class _Group:
         self.rows = 0
         self.is_asked = False
         self._waiting: list[tuple[int, asyncio.Future[AdmissionDecision | None]]] = []
-        self._decided: list[AdmissionDecision] | None = None
-        self._error: type[EnforcementUnavailable] | None = None
 
     def takes(self, numbers: bytes, cost: int) -> bool:
         """Whether one more request may come along."""
@@ -53,36 +47,21 @@ class _Group:
         self.rows += request.cost
         return len(self.requests) - 1
 
-    async def answer(self, place: int, loop: asyncio.AbstractEventLoop) -> AdmissionDecision | None:
-        """Return what was decided about the request in a place, once it is known.
-
-        Raises:
-            EnforcementUnavailable: Redis does not answer.
-        """
-        if self._error is not None:
-            raise self._error(retry_after_s=1)
-        if self._decided is not None:
-            return self.decision(place)
+    def answer(self, place: int, loop: asyncio.AbstractEventLoop) -> "asyncio.Future[AdmissionDecision | None]":
+        """Return what will be told to the request in a place."""
         waits: asyncio.Future[AdmissionDecision | None] = loop.create_future()
         self._waiting.append((place, waits))
-        return await waits
+        return waits
 
-    def decision(self, place: int) -> AdmissionDecision | None:
-        """Return what was decided about the request in a place, if anything was."""
-        decided = self._decided or ()
-        return decided[place] if place < len(decided) else None
-
-    def end(self, decided: list[AdmissionDecision], error: type[EnforcementUnavailable] | None = None) -> None:
-        """Tell all who wait."""
-        self._decided, self._error = decided, error
-        # Who has to ask by itself does so in the order in which they came.
-        for place, waits in self._waiting if len(decided) == len(self.requests) else sorted(self._waiting, key=_first):
+    def end(self, decided: list[AdmissionDecision] | None) -> None:
+        """Tell all who wait what was decided about those who came first, or that Redis does not answer."""
+        for place, waits in self._waiting:
             if waits.done():
                 continue
-            if error is None:
-                waits.set_result(decided[place] if place < len(decided) else None)
+            if decided is None:
+                waits.set_exception(EnforcementUnavailable(retry_after_s=1))
             else:
-                waits.set_exception(error(retry_after_s=1))
+                waits.set_result(_in_place(decided, place))
 
 
 class Turns:
@@ -116,31 +95,35 @@ class Turns:
             return None
         group = self._groups[key] = _Group(wording, numbers, is_second=group is not None)
         place = group.add(request)
+        answer = group.answer(place, loop)
         try:
             await asyncio.sleep(0)
-        except BaseException:
+            if group.is_asked:
+                return await answer
+        except asyncio.CancelledError:
+            answer.cancel()
             if not group.is_asked:
                 # The others ask by themselves.
                 self._close(key, group)
                 group.end([])
             raise
-        return await (group.answer(place, loop) if group.is_asked else self._lead(tenant_id, key, group, place))
+        answer.cancel()
+        return await self._lead(tenant_id, key, group, place)
 
     async def _lead(self, tenant_id: TenantId, key: int, group: _Group, place: int) -> AdmissionDecision | None:
         """Ask for a group, on behalf of the request in a place."""
         self._close(key, group)
-        decided: list[AdmissionDecision] = []
-        error: type[EnforcementUnavailable] | None = None
         try:
-            if len(group.requests) > 1:
-                decided = await self._ask(tenant_id, group)
-        except EnforcementUnavailable as failure:
-            error = type(failure)
+            decided = await self._ask(tenant_id, group) if len(group.requests) > 1 else []
+        except EnforcementUnavailable:
+            group.end(None)
             raise
-        finally:
-            # Should this one leave meanwhile, the others ask by themselves.
-            group.end(decided, error)
-        decision = group.decision(place)
+        except BaseException:
+            # This one leaves: the others ask by themselves.
+            group.end([])
+            raise
+        group.end(decided)
+        decision = _in_place(decided, place)
         if decision is None and place:
             # Those who came before ask before.
             await asyncio.sleep(0)
@@ -155,6 +138,10 @@ class Turns:
     async def _ask(self, tenant_id: TenantId, group: _Group) -> list[AdmissionDecision]:
         call = wire.admit_all_call(tenant_id, group.requests, group.wording, group.numbers)
         return _decisions(tenant_id, group, await self._redis.run(self._script, call.keys, call.args))
+
+
+def _in_place(decided: list[AdmissionDecision], place: int) -> AdmissionDecision | None:
+    return decided[place] if place < len(decided) else None
 
 
 def _decisions(tenant_id: TenantId, group: _Group, reply: Reply) -> list[AdmissionDecision]:
