@@ -8,7 +8,8 @@ one share is one piece of work. Nothing here locks: :mod:`backend.model_service.
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from time import monotonic
+from typing import Final, TypeAlias
 
 from backend.domain.errors import ForecourtError, ModelUnavailable
 from backend.domain.models import OutputOptions
@@ -19,6 +20,8 @@ from backend.model_service.meters import ModelMeter
 Execute: TypeAlias = Callable[[Sequence[Row]], Sequence[bytes]]
 Refusal: TypeAlias = Callable[[], ForecourtError]
 Outcome: TypeAlias = bytes | BaseException | None
+
+_LATEST_RUN_WEIGHT: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,20 @@ class Lane:
             elif not turn.deficit:
                 self._turns.move_to_end(share)
         return batch
+
+    def begin(self, batch: list[Work]) -> None:
+        """Note that a batch runs from now on."""
+        self.running = batch
+        self.running_since_s = monotonic()
+
+    def end(self) -> None:
+        """Note that it has run; unless it was stuck, its time counts for the waits that are expected."""
+        if self.running_since_s is not None and not self.stuck:
+            run_s = monotonic() - self.running_since_s
+            self.run_s += (run_s - self.run_s) * (_LATEST_RUN_WEIGHT if self.run_s else 1.0)
+        self.running = []
+        self.running_since_s = None
+        self.stuck = False
 
     def settle(self, batch: Sequence[Work], outcomes: Sequence[Outcome]) -> list[Reply]:
         """Hand out a batch's outcomes; return the calls that are complete or failed by them."""

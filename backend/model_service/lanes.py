@@ -2,7 +2,8 @@
 
 One worker thread per process. When it is free it takes one lane's rows, up to ``max_batch_rows``, and runs them; what
 arrives meanwhile is the next batch. There is no timer, so a lone caller waits for nothing and a crowd is batched by the
-time the model itself takes. Lanes take turns, and within a lane shares do.
+time the model itself takes. A worker that rests is woken once a turn of an event loop, when all who asked in it have
+queued their rows: else it would begin with the first of them. Lanes take turns, and within a lane shares do.
 
 A call that runs longer than ``stuck_after_s`` cannot be stopped: its lane is refused until it returns, a fresh thread
 serves the other lanes, and health tells. Idle threads block; none ever polls.
@@ -28,7 +29,6 @@ from backend.model_service.meters import ModelMeter
 logger = logging.getLogger(__name__)
 
 _RETRY_AFTER_S: Final = 1
-_LATEST_RUN_WEIGHT: Final = 0.2
 
 
 class Lanes:
@@ -43,6 +43,8 @@ class Lanes:
         self._drained = threading.Condition(self._lock)
         self._lanes: dict[LaneKey, Lane] = {}
         self._turns: deque[Lane] = deque()  # the lanes with queued rows, each once
+        self._resting = 0  # threads that wait for work
+        self._waking: set[asyncio.AbstractEventLoop] = set()
         self._waiting_rows = 0
         self._worker: threading.Thread | None = None
         self._workers = 0
@@ -97,7 +99,9 @@ class Lanes:
             lane.add(call, rows, spellings)
             if was_empty and lane.queued:
                 self._turns.append(lane)
-                self._work_ready.notify()
+            if self._resting and call.loop not in self._waking:
+                self._waking.add(call.loop)
+                call.loop.call_soon(self._wake, call.loop)
         try:
             return await call.future
         except asyncio.CancelledError:
@@ -168,6 +172,13 @@ class Lanes:
         if wait_s > self._limits.max_wait_s or (deadline_s is not None and wait_s > deadline_s):
             raise Overloaded("The wait would be too long.", retry_after_s=ceil(wait_s))
 
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have what was queued in a turn of a loop run, unless it has been taken."""
+        with self._lock:
+            self._waking.discard(loop)
+            if self._turns:
+                self._work_ready.notify()
+
     def _forget_if_done(self, lane: Lane) -> None:
         if lane.retired and not lane.queued and lane.running_since_s is None:
             self._lanes.pop(lane.key, None)
@@ -207,24 +218,20 @@ class Lanes:
                     self._is_drained = True
                     self._drained.notify_all()
                     return None
+                self._resting += 1
                 self._work_ready.wait()
+                self._resting -= 1
             return None
 
     def _begin(self, lane: Lane, batch: list[Work]) -> None:
-        lane.running = batch
-        lane.running_since_s = monotonic()
+        lane.begin(batch)
         if not self._watching:
             self._watching = True
             self._watch.notify()
 
     def _finish(self, lane: Lane, batch: Sequence[Work], outcomes: Sequence[Outcome]) -> list[Reply]:
         replies = lane.settle(batch, outcomes)
-        if lane.running_since_s is not None and not lane.stuck:
-            run_s = monotonic() - lane.running_since_s
-            lane.run_s += (run_s - lane.run_s) * (_LATEST_RUN_WEIGHT if lane.run_s else 1.0)
-        lane.running = []
-        lane.running_since_s = None
-        lane.stuck = False
+        lane.end()
         if lane.queued and lane not in self._turns:
             # Rows that were dropped and are wanted again.
             self._turns.append(lane)

@@ -4,9 +4,10 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import orjson
@@ -78,13 +79,19 @@ async def lanes_with(**limits: float) -> AsyncIterator[Lanes]:
         await lanes.aclose()
 
 
+def submitted(
+    lanes: Lanes, model: Model, *values: int, share: str = "a", key: LaneKey = KEY
+) -> Coroutine[Any, Any, list[bytes]]:
+    """Rows for a model, of one value each."""
+    rows: list[Row] = [(value,) for value in values]
+    return lanes.submit(key, model, rows, [orjson.dumps(row) for row in rows], share=share)
+
+
 async def ask(
     lanes: Lanes, model: Model, *values: int, share: str = "a", key: LaneKey = KEY
 ) -> "asyncio.Task[list[bytes]]":
     """Submit rows as a task of its own, and return once they are queued."""
-    rows: list[Row] = [(value,) for value in values]
-    submitted = lanes.submit(key, model, rows, [orjson.dumps(row) for row in rows], share=share)
-    task = asyncio.ensure_future(submitted)
+    task = asyncio.ensure_future(submitted(lanes, model, *values, share=share, key=key))
     await asyncio.sleep(0)
     return task
 
@@ -522,6 +529,37 @@ async def test_a_thread_that_polls_would_be_noticed() -> None:
     await asyncio.to_thread(threading.Event().wait, 0.5)
     assert scheduled(thread) != before
     ended.set()
+
+
+@counts_wake_ups
+async def test_those_who_ask_in_one_turn_of_the_loop_are_one_batch(model: Model) -> None:
+    async with lanes_with() as lanes:
+        assert await sleeps(lanes._worker)
+        begun: list[bool] = []
+        tasks = []
+        for value in range(3):
+            tasks.append(asyncio.ensure_future(submitted(lanes, model, value)))
+            # As anything does that lets other threads run.
+            asyncio.get_running_loop().call_soon(lambda: begun.append(model.started.wait(0.02)))
+        assert await asyncio.gather(*tasks) == [[b"0"], [b"2"], [b"4"]]
+    assert begun == [False] * 3
+    assert model.batches == [[0, 1, 2]]
+
+
+@counts_wake_ups
+def test_a_turn_that_does_not_end_holds_up_its_own_rows_only(model: Model) -> None:
+    lanes = Lanes(LaneLimits())
+    lanes.start()
+    assert asyncio.run(sleeps(lanes._worker))
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(submitted(lanes, model, 1))
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+
+    assert asyncio.run(submitted(lanes, model, 2)) == [b"4"]
+    assert loop.run_until_complete(task) == [b"2"]
+    loop.close()
+    anyio.run(lanes.aclose)
 
 
 @pytest.mark.parametrize("seed", range(5))
