@@ -9,7 +9,7 @@ import queue
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from logging.handlers import QueueHandler, QueueListener
@@ -17,7 +17,7 @@ from typing import NamedTuple, TextIO
 
 import orjson
 
-from backend.api.access_log import milliseconds
+from backend.api.access_log import Answered, milliseconds
 
 FIELDS = (
     "method",
@@ -108,7 +108,24 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, or the lines of a batch."""
-        return "\n".join([_as_json(line) for line in _lines(record)])
+        batch = getattr(record, "lines", None)
+        written = _batch_as_json(record, batch) if batch else [_as_json(line) for line in _lines(record)]
+        return "\n".join(written)
+
+
+def _batch_as_json(record: logging.LogRecord, batch: Sequence[Answered]) -> list[str]:
+    """Return access lines as each would be by itself; what they all say is encoded once."""
+    heads: dict[int, str] = {}
+    lines = []
+    for request, status, took_s, request_id, created_s in batch:
+        head = heads.get(id(request))  # which the batch keeps alive
+        if head is None:
+            said = {**_origin(record.levelname.lower(), record.name, "request"), **_fields(request)}
+            head = heads[id(request)] = orjson.dumps(said).decode()[1:-1]
+        name = orjson.dumps(redacted(request_id)).decode()
+        told = f'"status":{status},"duration_ms":{milliseconds(took_s)},"request_id":{name}'
+        lines.append(f'{{"time":"{_instant(created_s)}",{head},{told}}}')
+    return lines
 
 
 class TextFormatter(logging.Formatter):
@@ -120,13 +137,8 @@ class TextFormatter(logging.Formatter):
 
 
 def _as_json(line: _Line) -> str:
-    content: dict[str, object] = {
-        "time": f"{_second(int(line.created_s))}.{int(line.created_s % 1 * 1000):03d}+00:00",
-        "level": line.level,
-        "logger": line.logger,
-        "message": line.message,
-        **line.fields,
-    }
+    origin = _origin(line.level, line.logger, line.message)
+    content: dict[str, object] = {"time": _instant(line.created_s), **origin, **line.fields}
     if line.stack:
         content["stack"] = line.stack
     return orjson.dumps(content).decode()
@@ -137,6 +149,14 @@ def _as_text(line: _Line) -> str:
     fields = " ".join(f"{name}={value}" for name, value in line.fields.items())
     parts = (time, f"{line.level:<7}", line.message, fields, line.stack or "")
     return " ".join(part for part in parts if part)
+
+
+def _origin(level: str, logger: str, message: str) -> dict[str, object]:
+    return {"level": level, "logger": logger, "message": message}
+
+
+def _instant(at_s: float) -> str:
+    return f"{_second(int(at_s))}.{int(at_s % 1 * 1000):03d}+00:00"
 
 
 @lru_cache(maxsize=4)

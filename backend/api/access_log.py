@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 access_log = logging.getLogger("forecourt.access")
 
-BATCH_EVERY_S = 0.1
+BATCH_EVERY_S = 0.02
+"""While a batch is formatted the event loop stands still, so it is to be a small one: the lines of a tenth of a second
+of a busy server take four milliseconds."""
 BATCH_LINES = 1_000
 
 Line = dict[str, object]

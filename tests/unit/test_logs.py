@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy.exc import SQLAlchemyError
 
 from backend.adapters.db.engine import open_engine
+from backend.api.access_log import Answered, Line, milliseconds
 from backend.domain.api_keys import Environment, mint_key
 from backend.logs import FIELDS, JsonFormatter, TextFormatter, redacted, start_logging
 
@@ -191,6 +192,26 @@ def test_x3_a_stack_is_part_of_its_line(formatter: logging.Formatter) -> None:
     assert len(line.splitlines()) == 1
     assert "ValueError: first" in line
     assert "test_logs.py" in line
+
+
+@pytest.mark.parametrize("formatter", FORMATTERS)
+@given(texts=st.lists(st.text(st.characters()) | st.sampled_from(SECRETS), min_size=1, max_size=5))
+def test_x3_access_lines_of_a_batch_are_as_each_would_be_by_itself(
+    formatter: logging.Formatter, texts: list[str]
+) -> None:
+    """Whatever a client sends as its path and as its request's id."""
+    requests: list[Line] = [{"method": "POST", "path": text, "client": None} for text in texts]
+    answered = [
+        Answered(requests[at % 2 % len(requests)], 200 + at, at * 0.123456, text, 1e9 + at * 0.7)
+        for at, text in enumerate(texts)
+    ]
+    alone = []
+    for each in answered:
+        told = {"status": each.status, "duration_ms": milliseconds(each.took_s), "request_id": each.request_id}
+        record = a_record("request", **each.request, **told)
+        record.created = each.created_s
+        alone.append(formatter.format(record))
+    assert formatter.format(a_record("requests", lines=answered)).splitlines() == alone
 
 
 # The pipeline
