@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, event, text
+from sqlalchemy import Connection, TextClause, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 
@@ -34,9 +34,14 @@ def taken_down(engine: AsyncEngine, table: str) -> Iterator[list[Sent]]:
         event.remove(engine.sync_engine, "before_cursor_execute", note)
 
 
-def explained(connection: Connection, sent: Sent) -> dict[str, Any]:
-    """Run a statement for its plan, as the application that sees every tenant; what it changes is lost."""
+def explained(connection: Connection, sent: Sent, *before: TextClause) -> dict[str, Any]:
+    """Run a statement for its plan, as the application that sees every tenant; what it changes is lost.
+
+    ``before`` is what its transaction says first.
+    """
     with connection.begin_nested() as attempt:
+        for statement in before:
+            connection.execute(statement)
         connection.execute(text("SELECT set_config('app.platform', 'on', true)"))
         connection.execute(text("SET LOCAL ROLE forecourt_app"))
         plan = connection.exec_driver_sql(

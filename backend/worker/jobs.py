@@ -1,5 +1,7 @@
 """Periodic jobs. Each is safe to run in many copies at once and changes nothing when there is nothing to do."""
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,6 +21,9 @@ LOGIN_RETENTION = ABSOLUTE_LIFETIME + timedelta(days=30)
 
 # Those that ended are shown to admins for a while; the audit log keeps who invited whom.
 INVITATION_RETENTION = timedelta(days=90)
+
+ROLLUP_REST = 4.0
+"""How long the roll-up rests after a batch, as a multiple of what that took: predictions are booked in between."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,18 +108,25 @@ def signing_key_cleanup(store: Store, clock: Clock) -> Job:
     return Job(name="signing key clean-up", every_s=3600, work=work)
 
 
-def usage_rollup(rollups: UsageRollups) -> Job:
-    """Return the job that folds the ledger into sums by the hour."""
+def usage_rollup(
+    rollups: UsageRollups,
+    *,
+    now_s: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Job:
+    """Return the job that folds the ledger into sums by the hour, and between batches leaves the database to others."""
 
     async def work() -> int:
         total = 0
         while True:
+            began_s = now_s()
             count = await rollups.fold_of_all_tenants()
             total += count
             # What has come in meanwhile waits for the next turn: under load a fold that goes on until nothing is left
             # never ends, and folds a handful at a time.
             if count < rollups.batch_events:
                 return total
+            await sleep(ROLLUP_REST * (now_s() - began_s))
 
     return Job(name="usage roll-up", every_s=5, work=work)
 

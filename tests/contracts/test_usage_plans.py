@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from backend.adapters.db.period_totals import SqlPeriodTotals
-from backend.adapters.db.rollups import SqlUsageRollups
+from backend.adapters.db.rollups import IN_ORDER, SqlUsageRollups
 from backend.adapters.db.usage import SqlUsageReader
 from backend.adapters.db.usage_totals import SqlUsageTotals
 from backend.domain.api_keys import Environment
@@ -132,3 +132,21 @@ async def test_what_is_served_reads_no_more_of_the_ledger_than_it_answers_with(u
                     continue
                 assert node["Node Type"] != "Seq Scan" or rows_read(node) == 0, (node, each.statement)
                 assert rows_read(node) <= MOST_ROWS, (node, each.statement)
+
+
+async def test_a_batch_of_the_roll_up_reads_itself_and_not_all_that_waits(postgres_url: str) -> None:
+    """Also of events that were written a moment ago, which the planner knows nothing of."""
+    batch, waiting = 5_000, 40_000
+    with postgres_database(postgres_url, is_migrated=True) as url, connected(url) as owner:
+        start = "2026-07-01T00:00:00Z"
+        owner.execute(text("SELECT public.forecourt_make_usage_month(CAST(:start AS date))"), {"start": start})
+        owner.commit()
+        owner.execute(text(FILL), {"start": start, "period": "2026-07", "count": waiting})
+        owner.commit()
+        async with opened_books(url) as books:
+            with taken_down(books.database.engine, "usage_events") as sent:
+                assert await SqlUsageRollups(books.database, batch_events=batch).fold_of_all_tenants() == batch
+        for each in sent:
+            for node in nodes(explained(owner, each, IN_ORDER)["Plan"]):
+                assert rows_read(node) <= batch, (node, each.statement)
+        assert len(sent) == 3
