@@ -209,7 +209,15 @@ class DirectPredictions:
             is_last = self._latest is source
             if is_last:
                 self._latest = None
-            command = command_of(head, body, question, request_id, others_follow=not is_last)
+            early: list[Written] = []
+            command = command_of(
+                head,
+                body,
+                question,
+                request_id,
+                others_follow=not is_last,
+                anticipate=lambda answer: early.append(write(answer)),
+            )
             precedence = served.resources.precedence
             precedence.enter()
             try:
@@ -218,7 +226,7 @@ class DirectPredictions:
                 precedence.leave()
             if known is None:
                 self._questions.keep(caller.tenant_id, head.model, body, question, answer)
-            return write(answer)
+            return early[0] if early else write(answer)
         except CallerLeft:
             raise
         except ForecourtError as refusal:

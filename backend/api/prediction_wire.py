@@ -1,6 +1,6 @@
 """A prediction's request and answer as bytes: what both of its routes have in common, and neither does on its own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -96,7 +96,13 @@ def read_question(body: bytes, model: str | None) -> Question:
 
 
 def command_of(
-    head: Head, body: bytes, question: Question, request_id: str, *, others_follow: bool = True
+    head: Head,
+    body: bytes,
+    question: Question,
+    request_id: str,
+    *,
+    others_follow: bool = True,
+    anticipate: Callable[[PredictionAnswer], object] | None = None,
 ) -> PredictCommand:
     """Return a request as what it asks, and on which terms.
 
@@ -114,6 +120,7 @@ def command_of(
         deadline_s=terms.deadline_s,
         render=_stored,
         others_follow=others_follow,
+        anticipate=anticipate,
     )
 
 

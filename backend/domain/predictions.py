@@ -30,7 +30,8 @@ class PredictCommand:
     """One request, freed of its protocol.
 
     ``render`` turns an answer into what a replay has to repeat. ``others_follow`` says whether more may arrive in the
-    same turn of the event loop.
+    same turn of the event loop. ``anticipate`` is shown the answer before it is one, while its usage becomes durable or
+    does not, for whoever wants to use that time; or it is not called.
     """
 
     question: Question
@@ -41,6 +42,7 @@ class PredictCommand:
     fills_cache: bool = True
     deadline_s: float | None = None
     others_follow: bool = True
+    anticipate: "Callable[[PredictionAnswer], object] | None" = None
 
 
 @record(frozen=True, slots=True)

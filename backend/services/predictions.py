@@ -6,6 +6,7 @@ early, ask admission once, run only the rows that nobody asked before, make the 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from backend.domain.admission import (
     AdmissionDecision,
@@ -115,7 +116,9 @@ class PredictionService:
         event = self._event(caller, command, model.info, lease, rows.count, hits)
         answer = PredictionAnswer(event, model.info, predictions, decision.standing)
         kept = command.render(answer) if command.idempotency is not None else None
-        await self._book(event, Settlement(lease, fill, kept))
+        anticipate = command.anticipate
+        meanwhile = None if anticipate is None else partial(anticipate, answer)
+        await self._book(event, Settlement(lease, fill, kept), meanwhile)
         return answer
 
     async def settled(self) -> None:
@@ -227,10 +230,10 @@ class PredictionService:
             period=lease.period,
         )
 
-    async def _book(self, event: UsageEvent, settlement: Settlement) -> None:
+    async def _book(self, event: UsageEvent, settlement: Settlement, meanwhile: Callable[[], object] | None) -> None:
         """Make the usage durable, then settle. What is settled is not on the caller's clock, but for a replay."""
         try:
-            await self._ledger.append(event.tenant_id, event)
+            await self._ledger.append(event.tenant_id, event, meanwhile)
         except MeteringUnavailable:
             await self._settler.release(settlement.lease)
             raise

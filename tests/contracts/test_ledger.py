@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import anyio
@@ -271,6 +272,23 @@ async def test_a_caller_who_leaves_does_not_take_the_event_along(books: Books, l
     # One that comes later is written later.
     await ledger.append(tenant, an_event(tenant))
     assert sorted(books.ids(tenant)[:3]) == sorted(event.id for event in events)
+
+
+async def test_the_wait_can_be_used_by_whoever_still_waits(books: Books, ledger: GroupCommitLedger) -> None:
+    tenant, used = new_tenant(), list[int]()
+    with writers_held_off(books.url):
+        callers = []
+        # The first is being written, the others wait for their turn.
+        for number in range(3):
+            written = ledger.append(tenant, an_event(tenant), partial(used.append, number))
+            callers.append(asyncio.create_task(written))
+            await being_written()
+        assert used == [0]
+        assert not callers[0].done()
+        callers[1].cancel()
+    await asyncio.gather(callers[0], callers[2])
+    assert used == [0, 2]
+    assert len(books.ids(tenant)) == 3
 
 
 async def test_closing_writes_what_is_pending(books: Books) -> None:

@@ -15,7 +15,7 @@ same. Once the database has failed, batches go straight to the spill until a pro
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from backend.adapters.breaker import BreakerState
 from backend.adapters.db.event_store import SqlEventStore
@@ -50,6 +50,7 @@ callers who were answered together come back together."""
 class _Pending:
     event: UsageEvent
     written: asyncio.Future[None]
+    meanwhile: Callable[[], object] | None
 
     def end(self, error: Exception | None = None) -> None:
         """Let the caller go on, if it still waits."""
@@ -118,14 +119,16 @@ class GroupCommitLedger:
         # Kept: to ask which one runs is a system call.
         self._loop = asyncio.get_running_loop()
 
-    async def append(self, tenant_id: TenantId, event: UsageEvent) -> None:
-        """Return once the event is durable, exactly once."""
+    async def append(
+        self, tenant_id: TenantId, event: UsageEvent, meanwhile: Callable[[], object] | None = None
+    ) -> None:
+        """Return once the event is durable, exactly once; ``meanwhile`` is called when it is on its way."""
         if event.tenant_id != tenant_id:
             raise ValueError("an event may only be booked on its own tenant")
         loop = self._loop
         if not self._is_open or loop is None or len(self._pending) >= self._max_pending:
             raise MeteringUnavailable(retry_after_s=1)
-        entry = _Pending(event, loop.create_future())
+        entry = _Pending(event, loop.create_future(), meanwhile)
         self._pending.append(entry)
         self._begin_commit()
         # A caller who leaves takes only this future with him: the model has answered, and the row is written.
@@ -193,6 +196,8 @@ class GroupCommitLedger:
             # What is left over may be worth another commit beside this one.
             self._writing += 1
             self._begin_commit()
+            # In the next turn of the loop: by then the batch has left.
+            asyncio.get_running_loop().call_soon(_use_the_wait, batch)
             try:
                 await self._write(batch)
             finally:
@@ -256,6 +261,12 @@ class GroupCommitLedger:
             entry.end()
         self._refused.add(len(batch) - taken)
         _refuse(batch[taken:])
+
+
+def _use_the_wait(batch: list[_Pending]) -> None:
+    for entry in batch:
+        if entry.meanwhile is not None and not entry.written.done():
+            entry.meanwhile()
 
 
 def _refuse(batch: list[_Pending]) -> None:

@@ -1,5 +1,6 @@
 """The ledger, written and read."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
@@ -20,8 +21,15 @@ from backend.domain.usage import (
 class Ledger(Protocol):
     """Where usage becomes durable."""
 
-    async def append(self, tenant_id: TenantId, event: UsageEvent) -> None:
+    async def append(
+        self, tenant_id: TenantId, event: UsageEvent, meanwhile: Callable[[], object] | None = None
+    ) -> None:
         """Return once the event is durable, exactly once. The same event again changes nothing.
+
+        Args:
+            tenant_id: whose event it is.
+            event: what was used.
+            meanwhile: work that can be done while there is nothing to do but to wait. It is called once at the most.
 
         Raises:
             MeteringUnavailable: it could not be made durable in time.
