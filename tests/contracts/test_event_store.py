@@ -23,7 +23,16 @@ from backend.adapters.prometheus.metrics import PrometheusMetrics
 from backend.adapters.usage_spill import Stored
 from backend.domain.errors import MeteringUnavailable
 from backend.services.ports import Metrics
-from tests.contracts.ledgers import PATIENT_S, SERVED_AT, Books, an_event, insert, new_tenant, opened_books
+from tests.contracts.ledgers import (
+    PATIENT_S,
+    SERVED_AT,
+    Books,
+    an_event,
+    columns_of,
+    insert,
+    new_tenant,
+    opened_books,
+)
 from tests.databases import connected, migrated_sqlite, writers_held_off
 from tests.server_process import Server
 from tests.servers import private_postgres_server
@@ -79,6 +88,21 @@ async def test_an_event_is_stored_alike_whichever_way_it_takes(books: Books, sto
     assert [type(value) for value in one.values()] == [type(value) for value in other.values()]
     for name in ("occurred_at", "stored_at"):
         assert re.sub(r"\d", "0", str(one[name])) == re.sub(r"\d", "0", str(other[name]))
+
+
+@postgres_only
+@when_served
+async def test_each_column_holds_what_was_sent(books: Books, store: SqlEventStore, served_at: datetime) -> None:
+    tenant = new_tenant()
+    plain = an_event(tenant, occurred_at=served_at.replace(microsecond=0), units=2**31 - 1, request_id="")
+    strange = an_event(tenant, occurred_at=served_at.replace(microsecond=999_999), model='grö"ße\\{,}(NULL)')
+    sent_at = datetime.now(UTC)
+    assert await store.write([plain, strange]) == [Stored.DURABLE] * 2
+    rows = {row["event_id"]: row for row in books.rows(tenant)}
+    for event in (plain, strange):
+        row = rows[event.id]
+        assert {name: row[name] for name in columns_of(event)} == columns_of(event)
+        assert sent_at <= row["stored_at"] <= datetime.now(UTC)
 
 
 @postgres_only

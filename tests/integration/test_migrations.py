@@ -484,6 +484,7 @@ POSTGRES_OBJECTS = (
     """SELECT relname, relrowsecurity, relforcerowsecurity FROM pg_class
        WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')""",
     "SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace",
+    "SELECT udt_name, attribute_name, data_type FROM information_schema.attributes WHERE udt_schema = 'public'",
     """SELECT table_name, grantee, privilege_type FROM information_schema.role_table_grants
        WHERE grantee = 'forecourt_app'""",
 )

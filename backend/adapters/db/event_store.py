@@ -18,7 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from backend.adapters.db.engine import for_writing
-from backend.adapters.db.event_inserts import Entry, Identity, InsertsOnPostgresql, InsertsOnSqlite, by_identity
+from backend.adapters.db.event_inserts import Identity, InsertsOnPostgresql, InsertsOnSqlite, by_identity
+from backend.adapters.db.event_records import Entry
 from backend.adapters.db.late_events import book_late_events
 from backend.adapters.db.row_security import show_all_tenants
 from backend.adapters.db.tables import UsageEventRow

@@ -41,14 +41,14 @@ class PreparedStatement:
         self._idle: list[StatementLine] = []
         self._turns = None if at_once is None else asyncio.Semaphore(at_once)
 
-    async def run(self, *values: bytes) -> int:
-        """Run it with texts as its parameters, and commit; return how many rows it wrote.
+    async def run(self, *values: bytes, is_binary: bool = False) -> int:
+        """Run it with texts as its parameters, or with binary values, and commit; return how many rows it wrote.
 
         Raises:
             psycopg.Error: the server refuses it, or cannot be reached any more.
             sqlalchemy.exc.SQLAlchemyError, OSError, TimeoutError: it cannot be reached, or no connection is free.
         """
-        return await self._ask(values, _written)
+        return await self._ask(values, _written, is_binary=is_binary)
 
     async def fetch(self, *values: bytes) -> list[tuple[Any, ...]]:
         """Run it with texts as its parameters; return its rows.
@@ -63,12 +63,14 @@ class PreparedStatement:
         while self._idle:
             await self._idle.pop().give_back()
 
-    async def _ask(self, values: Sequence[bytes], read: Callable[[StatementLine, PGresult], T]) -> T:
+    async def _ask(
+        self, values: Sequence[bytes], read: Callable[[StatementLine, PGresult], T], *, is_binary: bool = False
+    ) -> T:
         if self._turns is None:
-            return await self._ask_now(values, read)
+            return await self._ask_now(values, read, is_binary)
         await self._its_turn(self._turns)
         try:
-            return await self._ask_now(values, read)
+            return await self._ask_now(values, read, is_binary)
         finally:
             self._turns.release()
 
@@ -83,10 +85,12 @@ class PreparedStatement:
         except TimeoutError as error:
             raise WaitedTooLong("no connection for a statement became free in time") from error
 
-    async def _ask_now(self, values: Sequence[bytes], read: Callable[[StatementLine, PGresult], T]) -> T:
+    async def _ask_now(
+        self, values: Sequence[bytes], read: Callable[[StatementLine, PGresult], T], is_binary: bool
+    ) -> T:
         line = await self._taken()
         try:
-            answer = read(line, await line.ask(self._name, values))
+            answer = read(line, await line.ask(self._name, values, is_binary=is_binary))
         except BaseException:
             await self._give_back(line)
             raise

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from psycopg import DataError, Error, OperationalError, errors
 from psycopg.adapt import Transformer
-from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -47,16 +47,19 @@ class StatementLine:
         raw = await connection.get_raw_connection()
         return cls(connection, cast("BoundedConnection", raw.driver_connection))
 
-    async def ask(self, name: bytes, values: Sequence[bytes]) -> PGresult:
-        """Run what is prepared under a name.
+    async def ask(self, name: bytes, values: Sequence[bytes], *, is_binary: bool = False) -> PGresult:
+        """Run what is prepared under a name. Values are texts, or in the binary form of their types.
 
         Raises:
             psycopg.Error: the server refuses it, or the connection is lost; also when it does not answer in time.
         """
-        if any(b"\0" in value for value in values):
+        if is_binary:
+            self._pgconn.send_query_prepared(name, values, [Format.BINARY] * len(values))
+        elif any(b"\0" in value for value in values):
             # libpq takes a zero for the text's end: what was asked would be something else.
             raise DataError("PostgreSQL holds no text with a zero in it")
-        self._pgconn.send_query_prepared(name, values)
+        else:
+            self._pgconn.send_query_prepared(name, values)
         return await self._answered()
 
     async def prepare(self, name: bytes, statement: bytes) -> None:

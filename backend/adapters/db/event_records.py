@@ -1,0 +1,97 @@
+"""A batch of usage events as PostgreSQL reads an array of records, in the binary form of its protocol.
+
+As one JSON document a batch of seven took the server a quarter longer to write, and as an array a column longer still.
+Here each value is there as the server keeps it, and most of them have been spelt before: the events of one customer
+differ in their ids and instants only.
+"""
+
+import struct
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+
+from backend.domain.records import record
+from backend.domain.usage import UsageEvent
+
+TYPE = "public.forecourt_usage_event"
+"""Of migration 0014, which has the fields in the same order."""
+
+FIELDS = (
+    "tenant_id, credential_id, environment, model, model_version, units, cached_units, billable_units, reason, "
+    "plan_id, plan_version, period, event_id, request_id, occurred_at, fingerprint, stored_at"
+)
+
+_VARCHAR, _INTEGER, _BYTEA, _INSTANT = 1043, 23, 17, 1184
+"""Numbers of PostgreSQL's own types, the same on every server."""
+
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+# Each value comes behind the number of its type and its length; -1 would be NULL.
+_HEAD = struct.Struct("!Ii")
+_WHOLE = struct.Struct("!Iii")
+_REST = struct.Struct("!IiqIi32sIiq")
+# Dimensions, whether there are NULLs, the elements' type; then how many there are, and the first one's index.
+_ARRAY = struct.Struct("!iiIii")
+_COUNT = struct.Struct("!i")
+
+
+@record(frozen=True, slots=True)
+class Entry:
+    """An event on its way into the ledger."""
+
+    event: UsageEvent
+    fingerprint: bytes
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What is unique in the ledger."""
+        return self.event.tenant_id, self.event.id
+
+
+def as_records(entries: Sequence[Entry], stored_at: datetime, *, type_number: int) -> bytes:
+    """Return events as an array of records of :data:`TYPE`, which has another number in each database.
+
+    Raises:
+        ValueError: a value is none of its column's.
+    """
+    stored = (stored_at - _EPOCH) // _MICROSECOND
+    parts = [_ARRAY.pack(1, 0, type_number, len(entries), 1)]
+    for entry in entries:
+        event, fingerprint = entry.event, entry.fingerprint
+        shared = _shared(
+            event.tenant_id,
+            event.credential_id,
+            event.environment._value_,  # not through a descriptor of Python's, twice an event
+            event.model,
+            event.model_version,
+            event.units,
+            event.cached_units,
+            event.billable_units,
+            event.reason._value_,
+            event.plan_id,
+            event.plan_version,
+            event.period,
+        )
+        own, request = event.id.encode(), event.request_id.encode()
+        occurred = (event.occurred_at - _EPOCH) // _MICROSECOND
+        rest = _REST.pack(_INSTANT, 8, occurred, _BYTEA, 32, fingerprint, _INSTANT, 8, stored)
+        ids = b"".join((_HEAD.pack(_VARCHAR, len(own)), own, _HEAD.pack(_VARCHAR, len(request)), request))
+        parts += (_COUNT.pack(len(shared) + len(ids) + len(rest)), shared, ids, rest)
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=4096)
+def _shared(*values: str | int) -> bytes:
+    """Return how many fields follow, and the first of them."""
+    return _COUNT.pack(FIELDS.count(",") + 1) + b"".join([_spelt(value) for value in values])
+
+
+def _spelt(value: str | int) -> bytes:
+    if isinstance(value, str):
+        text = value.encode()
+        return _HEAD.pack(_VARCHAR, len(text)) + text
+    try:
+        return _WHOLE.pack(_INTEGER, 4, value)
+    except struct.error as error:
+        raise ValueError("a number of an event is larger than its column") from error
