@@ -22,8 +22,15 @@ class BillingReason(StrEnum):
     REPLAY = "replay"
 
 
+class _Printed:
+    """Holds what was worked out of a value: no field of it, so nothing that compares or copies it sees this."""
+
+    __slots__ = ("_fingerprint",)
+    _fingerprint: bytes
+
+
 @record(frozen=True, slots=True, kw_only=True)
-class UsageEvent:
+class UsageEvent(_Printed):
     """One answered prediction request. ``units`` are rows; ``cached_units`` of them came from the cache."""
 
     id: str
@@ -48,6 +55,13 @@ class UsageEvent:
         Each event of the ledger is spelt so, and must be for ever: what can hold no quote first, then each text as an
         ASCII literal of Python, which says itself where it ends. So no two contents are spelt alike.
         """
+        known: bytes | None = getattr(self, "_fingerprint", None)
+        if known is None:
+            known = self._printed()
+            object.__setattr__(self, "_fingerprint", known)
+        return known
+
+    def _printed(self) -> bytes:
         at = self.occurred_at - _EPOCH  # to the microsecond, whatever the time zone; a third of isoformat()
         counted = (
             f"{self.environment} {self.reason} {self.units} {self.cached_units} {self.billable_units} "

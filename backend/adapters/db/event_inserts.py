@@ -12,7 +12,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from backend.adapters.db.direct_insert import DirectInsert
-from backend.adapters.db.event_records import FIELDS, TYPE, Entry, as_records
+from backend.adapters.db.event_records import FIELDS, TYPE, as_records
 from backend.adapters.db.prepared_statement import PreparedStatement
 from backend.adapters.db.tables import UsageEventRow
 from backend.adapters.db.tables.columns import table_of
@@ -23,8 +23,8 @@ _TABLE = table_of(UsageEventRow)
 _COLUMNS = [column for column in _TABLE.columns if not column.primary_key]
 """In the order of :func:`_values`. The position is the database's to give."""
 
-by_identity = attrgetter("event.tenant_id", "event.id")
-"""What is unique in the ledger, to sort by."""
+identity_of = attrgetter("tenant_id", "id")
+"""What is unique in the ledger."""
 
 
 class InsertsOnPostgresql:
@@ -35,7 +35,7 @@ class InsertsOnPostgresql:
         self._statement = PreparedStatement(engine, _FROM_RECORDS)
         self._type_number: int | None = None
 
-    async def commit(self, entries: Sequence[Entry], stored_at: datetime) -> int | None:
+    async def commit(self, events: Sequence[UsageEvent], stored_at: datetime) -> int | None:
         """Insert them and commit; ``None`` where an id is there already, and nothing is written.
 
         Hardly ever is one. To look for each before it is written, and to mark it as perhaps not to stay, costs the
@@ -43,13 +43,13 @@ class InsertsOnPostgresql:
         """
         number = self._type_number or await self._find_type()
         try:
-            return await self._statement.run(as_records(entries, stored_at, type_number=number), is_binary=True)
+            return await self._statement.run(as_records(events, stored_at, type_number=number), is_binary=True)
         except UniqueViolation:
             return None
 
-    async def put(self, connection: AsyncConnection, entries: Sequence[Entry], stored_at: datetime) -> None:
+    async def put(self, connection: AsyncConnection, events: Sequence[UsageEvent], stored_at: datetime) -> None:
         """Insert those whose id is not there yet."""
-        await connection.execute(_ON_POSTGRESQL, _rows(entries, stored_at))
+        await connection.execute(_ON_POSTGRESQL, _rows(events, stored_at))
 
     async def aclose(self) -> None:
         """Give the connections back that were kept for batches."""
@@ -68,28 +68,21 @@ class InsertsOnSqlite:
     def __init__(self, engine: AsyncEngine) -> None:
         self._statement = DirectInsert(engine, _TABLE.name, [column.name for column in _COLUMNS])
 
-    async def commit(self, entries: Sequence[Entry], stored_at: datetime) -> int | None:
+    async def commit(self, events: Sequence[UsageEvent], stored_at: datetime) -> int | None:
         """As on PostgreSQL; ``None`` where a transaction has to be waited for, and nothing is written."""
         at = _as_text(stored_at)
-        return await self._statement.run(
-            [
-                _values(entry.event, entry.fingerprint, _as_text(entry.event.occurred_at), at).values()
-                for entry in entries
-            ]
-        )
+        return await self._statement.run([_values(event, _as_text(event.occurred_at), at).values() for event in events])
 
-    async def put(self, connection: AsyncConnection, entries: Sequence[Entry], stored_at: datetime) -> None:
+    async def put(self, connection: AsyncConnection, events: Sequence[UsageEvent], stored_at: datetime) -> None:
         """Insert those whose id is not there yet."""
-        await connection.execute(_ON_SQLITE, _rows(entries, stored_at))
+        await connection.execute(_ON_SQLITE, _rows(events, stored_at))
 
     async def aclose(self) -> None:
         """Give the connections back that were kept for batches."""
         await self._statement.aclose()
 
 
-def _values(
-    event: UsageEvent, fingerprint: bytes, occurred_at: datetime | str, stored_at: datetime | str
-) -> dict[str, Any]:
+def _values(event: UsageEvent, occurred_at: datetime | str, stored_at: datetime | str) -> dict[str, Any]:
     return {
         "event_id": event.id,
         "tenant_id": event.tenant_id,
@@ -106,7 +99,7 @@ def _values(
         "request_id": event.request_id,
         "occurred_at": occurred_at,
         "period": event.period,
-        "fingerprint": fingerprint,
+        "fingerprint": event.fingerprint(),
         "stored_at": stored_at,
     }
 
@@ -116,8 +109,8 @@ def _as_text(instant: datetime) -> str:
     return instant.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
-def _rows(entries: Sequence[Entry], stored_at: datetime) -> list[dict[str, Any]]:
-    return [_values(entry.event, entry.fingerprint, entry.event.occurred_at, stored_at) for entry in entries]
+def _rows(events: Sequence[UsageEvent], stored_at: datetime) -> list[dict[str, Any]]:
+    return [_values(event, event.occurred_at, stored_at) for event in events]
 
 
 # One round trip that is its own transaction. A batch holds the events of whoever called meanwhile, so it has to see all

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
-from backend.domain.records import record
 from backend.domain.usage import UsageEvent
 
 TYPE = "public.forecourt_usage_event"
@@ -36,29 +35,15 @@ _ARRAY = struct.Struct("!iiIii")
 _COUNT = struct.Struct("!i")
 
 
-@record(frozen=True, slots=True)
-class Entry:
-    """An event on its way into the ledger."""
-
-    event: UsageEvent
-    fingerprint: bytes
-
-    @property
-    def identity(self) -> tuple[str, str]:
-        """What is unique in the ledger."""
-        return self.event.tenant_id, self.event.id
-
-
-def as_records(entries: Sequence[Entry], stored_at: datetime, *, type_number: int) -> bytes:
+def as_records(events: Sequence[UsageEvent], stored_at: datetime, *, type_number: int) -> bytes:
     """Return events as an array of records of :data:`TYPE`, which has another number in each database.
 
     Raises:
         ValueError: a value is none of its column's.
     """
     stored = (stored_at - _EPOCH) // _MICROSECOND
-    parts = [_ARRAY.pack(1, 0, type_number, len(entries), 1)]
-    for entry in entries:
-        event, fingerprint = entry.event, entry.fingerprint
+    parts = [_ARRAY.pack(1, 0, type_number, len(events), 1)]
+    for event in events:
         shared = _shared(
             event.tenant_id,
             event.credential_id,
@@ -75,7 +60,7 @@ def as_records(entries: Sequence[Entry], stored_at: datetime, *, type_number: in
         )
         own, request = event.id.encode(), event.request_id.encode()
         occurred = (event.occurred_at - _EPOCH) // _MICROSECOND
-        rest = _REST.pack(_INSTANT, 8, occurred, _BYTEA, 32, fingerprint, _INSTANT, 8, stored)
+        rest = _REST.pack(_INSTANT, 8, occurred, _BYTEA, 32, event.fingerprint(), _INSTANT, 8, stored)
         ids = b"".join((_HEAD.pack(_VARCHAR, len(own)), own, _HEAD.pack(_VARCHAR, len(request)), request))
         parts += (_COUNT.pack(len(shared) + len(ids) + len(rest)), shared, ids, rest)
     return b"".join(parts)

@@ -18,8 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
 from backend.adapters.db.engine import for_writing
-from backend.adapters.db.event_inserts import Identity, InsertsOnPostgresql, InsertsOnSqlite, by_identity
-from backend.adapters.db.event_records import Entry
+from backend.adapters.db.event_inserts import Identity, InsertsOnPostgresql, InsertsOnSqlite, identity_of
 from backend.adapters.db.late_events import book_late_events
 from backend.adapters.db.row_security import show_all_tenants
 from backend.adapters.db.tables import UsageEventRow
@@ -78,12 +77,11 @@ class SqlEventStore:
         Raises:
             MeteringUnavailable: nothing can be said of any of them, within the bound.
         """
-        entries = [Entry(event, event.fingerprint()) for event in events]
-        if not entries:
+        if not events:
             return []
         try:
             async with asyncio.timeout(self._within_s + GRACE_S):
-                return await self._write_again(entries)
+                return await self._write_again(events)
         except TimeoutError as error:
             self._failures.add()
             raise MeteringUnavailable(retry_after_s=1) from error
@@ -108,17 +106,17 @@ class SqlEventStore:
                 # A number of its own is what a standby, and a server without room, cannot give.
                 await connection.execute(text("SELECT pg_current_xact_id()"))
 
-    async def _write_again(self, entries: list[Entry]) -> list[Stored]:
+    async def _write_again(self, events: Sequence[UsageEvent]) -> list[Stored]:
         """Write; once more after a deadlock or a lost connection, which the next attempt may not meet."""
         now_s = asyncio.get_running_loop().time
         # After a wait that used the time up, such as for a lock, there is none to wait again.
         again_until_s = now_s() + self._within_s / 2 + GRACE_S
         for attempt in (1, 2):
             try:
-                return await self._write(entries)
+                return await self._write(events)
             except Exception as error:
                 if isinstance(error, _UNFIT) and not _is_rerouted(error):
-                    return await self._write_one_by_one(entries, error)
+                    return await self._write_one_by_one(events, error)
                 # The class is enough: a driver's message may hold values.
                 log.debug("ledger batch failed", extra={"attempt": attempt, "cause": type(error).__name__})
                 self._failures.add()
@@ -128,38 +126,34 @@ class SqlEventStore:
                 await asyncio.sleep(PAUSE_S)
         raise AssertionError("unreachable")
 
-    async def _write_one_by_one(self, entries: list[Entry], error: Exception) -> list[Stored]:
+    async def _write_one_by_one(self, events: Sequence[UsageEvent], error: Exception) -> list[Stored]:
         """Find the event that no database takes: it must not cost the others their place."""
-        if len(entries) == 1:
-            log.error(
-                "usage event cannot be stored",
-                extra={"event_id": entries[0].event.id, "cause": type(error).__name__},
-            )
+        if len(events) == 1:
+            log.error("usage event cannot be stored", extra={"event_id": events[0].id, "cause": type(error).__name__})
             return [Stored.UNFIT]
-        return [outcome for entry in entries for outcome in await self._write_again([entry])]
+        return [outcome for event in events for outcome in await self._write_again([event])]
 
-    async def _write(self, entries: list[Entry]) -> list[Stored]:
+    async def _write(self, events: Sequence[UsageEvent]) -> list[Stored]:
         stored_at = datetime.now(UTC)
         # In one order for all writers: two that hold the same events then wait for each other, and never deadlock.
-        ordered = sorted(entries, key=by_identity)
+        ordered = sorted(events, key=identity_of)
         # An event of an earlier month may be late: whether it is has to be asked in the transaction that books it.
-        if not self._may_be_late(entries) and await self._inserts.commit(ordered, stored_at) == len(entries):
-            return [Stored.DURABLE] * len(entries)
+        if not self._may_be_late(events) and await self._inserts.commit(ordered, stored_at) == len(events):
+            return [Stored.DURABLE] * len(events)
         async with self._engine.begin() as connection:
             await show_all_tenants(connection)
-            given = [(entry.event, entry.fingerprint) for entry in ordered]
-            prints = await book_late_events(connection, given, self._clock)
-            in_time = [entry for entry in ordered if entry.identity not in prints]
+            prints = await book_late_events(connection, ordered, self._clock)
+            in_time = [event for event in ordered if identity_of(event) not in prints]
             if in_time:
                 await self._inserts.put(connection, in_time, stored_at)
                 prints |= await _fingerprints(connection, in_time)
-        outcomes = [_outcome(prints, entry) for entry in entries]
+        outcomes = [_outcome(prints, event) for event in events]
         self._conflicts.add(outcomes.count(Stored.CONFLICT))
         return outcomes
 
-    def _may_be_late(self, entries: Sequence[Entry]) -> bool:
+    def _may_be_late(self, events: Sequence[UsageEvent]) -> bool:
         current = period_of(self._clock.now_s())
-        return any(entry.event.period < current for entry in entries)
+        return any(event.period < current for event in events)
 
 
 def _is_rerouted(error: Exception) -> bool:
@@ -167,17 +161,17 @@ def _is_rerouted(error: Exception) -> bool:
     return getattr(getattr(error, "orig", error), "sqlstate", None) == _CHECK_VIOLATION
 
 
-def _outcome(prints: dict[Identity, bytes], entry: Entry) -> Stored:
-    if prints[entry.identity] == entry.fingerprint:
+def _outcome(prints: dict[Identity, bytes], event: UsageEvent) -> Stored:
+    if prints[identity_of(event)] == event.fingerprint():
         return Stored.DURABLE
     # Also when its caller has gone: a contradiction is never passed over in silence.
-    log.error("usage event contradicts the ledger", extra={"event_id": entry.event.id})
+    log.error("usage event contradicts the ledger", extra={"event_id": event.id})
     return Stored.CONFLICT
 
 
-async def _fingerprints(connection: AsyncConnection, entries: Sequence[Entry]) -> dict[Identity, bytes]:
+async def _fingerprints(connection: AsyncConnection, events: Sequence[UsageEvent]) -> dict[Identity, bytes]:
     columns = col(UsageEventRow.tenant_id), col(UsageEventRow.event_id), col(UsageEventRow.fingerprint)
     stored = await connection.execute(
-        select(*columns).where(tuple_(*columns[:2]).in_([entry.identity for entry in entries]))
+        select(*columns).where(tuple_(*columns[:2]).in_([identity_of(event) for event in events]))
     )
     return {(tenant_id, event_id): print_ for tenant_id, event_id, print_ in stored}

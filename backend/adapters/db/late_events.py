@@ -42,39 +42,39 @@ async def hold_period(connection: Any, tenant_id: str, period: str, *, shared: b
 
 
 async def book_late_events(
-    connection: AsyncConnection, events: Sequence[tuple[UsageEvent, bytes]], clock: Clock
+    connection: AsyncConnection, events: Sequence[UsageEvent], clock: Clock
 ) -> dict[Identity, bytes]:
-    """Book those of some events, given with their fingerprints, whose period is closing or closed, as adjustments.
+    """Book those of some events whose period is closing or closed, as adjustments.
 
     Returns:
         The stored fingerprint of each event that is dealt with; the others go where they belong.
     """
     current = period_of(clock.now_s())
-    late = [each for each in events if each[0].period < current]
+    late = [event for event in events if event.period < current]
     if not late:
         return {}
-    wanted = sorted({(event.tenant_id, event.period) for event, _ in late})
+    wanted = sorted({(event.tenant_id, event.period) for event in late})
     is_sqlite = connection.dialect.name == "sqlite"
     if not is_sqlite:
         for tenant_id, period in wanted:
             await hold_period(connection, tenant_id, period, shared=True)
     settled = await _settled(connection, wanted)
-    late = [each for each in late if (each[0].tenant_id, each[0].period) in settled]
+    late = [event for event in late if (event.tenant_id, event.period) in settled]
     if not late:
         return {}
-    in_time = await _stored_in_time(connection, [event for event, _ in late])
-    late = [each for each in late if (each[0].tenant_id, each[0].id) not in in_time]
+    in_time = await _stored_in_time(connection, late)
+    late = [event for event in late if (event.tenant_id, event.id) not in in_time]
     if not late:
         return {}
     expired = await _expired(connection, wanted)
-    fresh = [each for each in late if (each[0].tenant_id, each[0].period) not in expired]
+    fresh = [event for event in late if (event.tenant_id, event.period) not in expired]
     if fresh:
         insert = (sqlite_insert if is_sqlite else postgresql_insert)(UsageAdjustmentRow)
         now = clock.now()
-        values = [_values(event, fingerprint, current, now) for event, fingerprint in fresh]
+        values = [_values(event, current, now) for event in fresh]
         await connection.execute(insert.on_conflict_do_nothing(), values)
-    unknown = {(event.tenant_id, event.id): UNKNOWN for event, _ in late if (event.tenant_id, event.period) in expired}
-    return unknown | await _prints(connection, [event for event, _ in late])
+    unknown = {(event.tenant_id, event.id): UNKNOWN for event in late if (event.tenant_id, event.period) in expired}
+    return unknown | await _prints(connection, late)
 
 
 async def _expired(connection: AsyncConnection, wanted: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -109,7 +109,7 @@ async def _prints(connection: AsyncConnection, events: Sequence[UsageEvent]) -> 
     return {(tenant_id, str(event_id)): fingerprint or b"" for tenant_id, event_id, fingerprint in found}
 
 
-def _values(event: UsageEvent, fingerprint: bytes, period: str, now: datetime) -> dict[str, Any]:
+def _values(event: UsageEvent, period: str, now: datetime) -> dict[str, Any]:
     return {
         "adjustment_id": new_id("adj", at_s=now.timestamp()),
         "tenant_id": event.tenant_id,
@@ -126,5 +126,5 @@ def _values(event: UsageEvent, fingerprint: bytes, period: str, now: datetime) -
         "actor_id": SYSTEM.id,
         "created_at": now,
         "late_event": asdict(event) | {"occurred_at": event.occurred_at.astimezone(UTC).isoformat()},
-        "fingerprint": fingerprint,
+        "fingerprint": event.fingerprint(),
     }

@@ -1,6 +1,6 @@
 """What is billable is decided when a request is answered, and an event's content cannot change unseen."""
 
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -104,6 +104,14 @@ def test_reasons_are_spelt_as_in_the_ledger_rules() -> None:
 def test_the_same_content_has_the_same_fingerprint() -> None:
     assert EVENT.fingerprint() == replace(EVENT).fingerprint()
     assert len(EVENT.fingerprint()) == 32
+
+
+def test_a_fingerprint_is_worked_out_once_and_is_no_part_of_the_event() -> None:
+    fresh = replace(EVENT)
+    printed = fresh.fingerprint()
+    assert fresh.fingerprint() is printed
+    assert fresh == replace(EVENT)
+    assert asdict(fresh) == {field.name: getattr(EVENT, field.name) for field in fields(UsageEvent)}
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(UsageEvent)])
