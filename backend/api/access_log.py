@@ -5,7 +5,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 access_log = logging.getLogger("forecourt.access")
 
@@ -17,15 +17,10 @@ BATCH_LINES = 1_000
 Line = dict[str, object]
 
 
-class Answered(NamedTuple):
-    """An access line of a batch: a record each would cost more than all look-ups of a prediction together."""
-
-    request: Line
-    """What is known of a request before it is answered, by field; the same object for all that say the same."""
-    status: int
-    took_s: float
-    request_id: str
-    created_s: float
+Answered = tuple[Line, int, float, str, float]
+"""An access line of a batch: what is known of its request before it is answered, by field, the same object for all that
+say the same; the status; how long it took, in seconds; the request's id; and when it was answered, in seconds since the
+epoch. A record would cost more than all look-ups of a prediction together."""
 
 
 def milliseconds(took_s: float) -> float:
@@ -55,10 +50,8 @@ class BatchedAccessLog:
 
     def note(self, line: Line, status: int, request_id: str, started_s: float) -> None:
         """Write the access line of a request before long."""
-        if not access_log.isEnabledFor(logging.INFO):
-            return
         lines = self._lines
-        lines.append(Answered(line, status, time.perf_counter() - started_s, request_id, time.time()))
+        lines.append((line, status, time.perf_counter() - started_s, request_id, time.time()))
         waiting = len(lines)
         if waiting == 1:
             asyncio.get_running_loop().call_later(BATCH_EVERY_S, self.flush)

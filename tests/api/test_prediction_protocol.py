@@ -356,7 +356,7 @@ async def test_each_answer_to_a_known_head_has_an_id_and_a_line_of_its_own(
     ids = [headers["x-request-id"] for _, headers, _ in answers]
     assert len(set(ids)) == len({content["id"] for _, _, content in answers}) == 3
     [record] = caplog.records
-    assert [line.request_id for line in record.__dict__["lines"]] == ids
+    assert [request_id for _, _, _, request_id, _ in record.__dict__["lines"]] == ids
 
 
 async def test_another_head_is_read(reads: Reads) -> None:
