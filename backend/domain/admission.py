@@ -1,5 +1,6 @@
 """The vocabulary of admission: what is asked once before a model runs, and what is said once afterwards."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -58,7 +59,8 @@ class AdmissionRequest:
 
     ``lease_id`` names the quota lease and must be unique. ``cost`` is in rows. ``cache_keys`` holds one digest a row
     and is empty when the caller asked not to read the cache. ``others_follow`` while more of them may be asked in the
-    same turn of the event loop, so that it may pay to wait for them.
+    same turn of the event loop, so that it may pay to wait for them. ``meanwhile`` is work that can be done while there
+    is nothing to do but to wait for the decision; it is called once at the most.
     """
 
     lease_id: str
@@ -72,6 +74,7 @@ class AdmissionRequest:
     cache_keys: tuple[bytes, ...] = ()
     enforcement: Enforcement = Enforcement.ENFORCE
     others_follow: bool = True
+    meanwhile: Callable[[], object] | None = None
 
     @property
     def enforces(self) -> bool:

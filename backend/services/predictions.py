@@ -30,6 +30,7 @@ from backend.domain.models import ModelInfo, ModelRef
 from backend.domain.predictions import PredictCommand, PredictionAnswer, ReplayedAnswer
 from backend.domain.scopes import Scope
 from backend.domain.usage import UsageEvent, decide_billing
+from backend.services.foreseen import Foreseen
 from backend.services.outcomes import OutcomeMeter, held, refuse
 from backend.services.ports import Admission, EncodedRows, KeyDirectory, Ledger, Metrics, ModelCatalog, ServedModel
 from backend.services.prepared_rows import prepare
@@ -90,7 +91,9 @@ class PredictionService:
         if caller.models is not None:
             caller = await self._permitted(caller, lambda asking: _require_call(asking, model.info, question.model))
         rows, cache_keys = prepare(caller, command, model)
-        request = _asking(caller, command, model, rows.count, cache_keys)
+        make_event = partial(self._event, caller, command, model.info)
+        foreseen = Foreseen(make_event, rows.count, self._clock) if question.is_repeated else None
+        request = _asking(caller, command, model, rows.count, cache_keys, foreseen)
         if self._settler.is_filling(request.cache_keys):
             # Whoever asks for a row again finds it in the cache.
             await self._settler.settle_first(caller.tenant_id)
@@ -113,7 +116,9 @@ class PredictionService:
             predictions = await self._complete(caller, command, model, rows, cached, lease)
             if command.fills_cache:
                 fill = _cache_fill(cache_keys, cached, predictions)
-        event = self._event(caller, command, model.info, lease, rows.count, hits)
+        event = None if foreseen is None else foreseen.event_of(lease, hits)
+        # In the month whose quota paid for it, should midnight have passed meanwhile.
+        event = event or self._event(caller, command, model.info, lease.id, lease.period, rows.count, hits)
         answer = PredictionAnswer(event, model.info, predictions, decision.standing)
         kept = command.render(answer) if command.idempotency is not None else None
         anticipate = command.anticipate
@@ -204,7 +209,8 @@ class PredictionService:
         caller: PredictCaller,
         command: PredictCommand,
         model: ModelInfo,
-        lease: Lease,
+        event_id: str,
+        period: str,
         units: int,
         cached_units: int,
     ) -> UsageEvent:
@@ -212,7 +218,7 @@ class PredictionService:
             environment=caller.environment, units=units, cached_units=cached_units, plan=caller.plan
         )
         return UsageEvent(
-            id=lease.id,
+            id=event_id,
             tenant_id=caller.tenant_id,
             credential_id=caller.credential_id,
             environment=caller.environment,
@@ -226,8 +232,7 @@ class PredictionService:
             plan_version=caller.plan.version,
             request_id=command.request_id,
             occurred_at=self._clock.now(),
-            # The month whose quota paid for it, should midnight have passed meanwhile.
-            period=lease.period,
+            period=period,
         )
 
     async def _book(self, event: UsageEvent, settlement: Settlement, meanwhile: Callable[[], object] | None) -> None:
@@ -257,11 +262,16 @@ async def _within(deadline_s: float, running: Awaitable[list[bytes]]) -> list[by
 
 
 def _asking(
-    caller: PredictCaller, command: PredictCommand, model: ServedModel, cost: int, cache_keys: tuple[bytes, ...]
+    caller: PredictCaller,
+    command: PredictCommand,
+    model: ServedModel,
+    cost: int,
+    cache_keys: tuple[bytes, ...],
+    foreseen: Foreseen | None = None,
 ) -> AdmissionRequest:
     """Return what is asked of admission for a caller, under a lease of its own."""
     return AdmissionRequest(
-        new_id("evt"),
+        new_id("evt") if foreseen is None else foreseen.event_id,
         caller.credential_id,
         caller.environment,
         caller.epochs,
@@ -272,6 +282,7 @@ def _asking(
         cache_keys if command.reads_cache else (),
         caller.enforcement,
         command.others_follow,
+        foreseen,
     )
 
 

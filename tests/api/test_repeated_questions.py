@@ -1,5 +1,6 @@
 """A question that is asked again with the same bytes is not read again, and gets the answer that it always would."""
 
+import asyncio
 import json
 import sys
 from types import FrameType
@@ -81,6 +82,19 @@ async def test_whoever_wants_nothing_of_the_cache_gets_nothing_of_it(world: Worl
         where, _ = await asked(world, tenant.live, rows, headers={"Cache-Control": control})
         assert where == MISS, control
     assert (await asked(world, tenant.live, rows))[0] == HIT
+
+
+async def test_what_several_ask_again_at_once_is_booked_as_it_turns_out(world: World) -> None:
+    """Their events are made before it is known where the rows come from."""
+    tenant, rows = await world.tenant(), [a_new_row(), a_new_row()]
+    told = [(await asked(world, tenant.live, rows))[1] for _ in range(4)]
+    for headers, where, billable in (({}, HIT, 0), ({"Cache-Control": "no-cache"}, MISS, 2), ({}, HIT, 0)):
+        found = await asyncio.gather(*[asked(world, tenant.live, rows, headers=headers) for _ in range(5)])
+        assert [(each, answer["usage"]["billable_units"]) for each, answer in found] == [(where, billable)] * 5
+        told += [answer for _, answer in found]
+    counted = ("units", "cached_units", "billable_units")
+    booked = {event["id"]: {name: event[name] for name in counted} for event in await world.events(tenant)}
+    assert booked == {answer["id"]: answer["usage"] for answer in told}
 
 
 async def test_a_tenants_questions_and_a_test_keys_are_their_own(world: World) -> None:

@@ -1,6 +1,7 @@
 """Requests that are asked for in the same turn of the event loop: decided like those asked one after the other."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -171,3 +172,18 @@ async def test_who_leaves_takes_nobody_along(desk: Desk, who: int, turns: int) -
             assert isinstance(outcome, asyncio.CancelledError)
         else:
             assert outcome.verdict is Verdict.ADMITTED
+
+
+async def test_the_wait_for_a_decision_can_be_used_and_no_other_time(desk: Desk) -> None:
+    told: list[tuple[int, str]] = []
+
+    async def admitted(number: int, *, others_follow: bool) -> None:
+        request = ask(rates=RATES, quotas=QUOTAS, epochs=CACHED, others_follow=others_follow)
+        decision = await desk.admit(replace(request, meanwhile=lambda: told.append((number, "waits"))))
+        assert decision.verdict is Verdict.ADMITTED
+        told.append((number, "is admitted"))
+
+    await asyncio.gather(*[admitted(number, others_follow=number < 2 or not desk.last_says_so) for number in range(3)])
+    await asyncio.sleep(0)
+    for number in range(3):
+        assert [what for who, what in told if who == number] in (["waits", "is admitted"], ["is admitted"])

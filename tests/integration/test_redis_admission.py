@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -130,6 +131,19 @@ async def test_the_last_of_a_turn_asks_before_it_ends(redis_line: Line) -> None:
         for decision in await asyncio.gather(*tasks):
             assert decision.verdict is Verdict.ADMITTED
         assert runner.asked == [expected], follow
+
+
+async def test_those_who_ask_together_have_work_done_while_they_wait(admission: RedisAdmission) -> None:
+    rates, done = (key_rate(900),), list[int]()
+    await admission.admit(TENANT, ask(rates=rates))
+
+    async def admitted(number: int) -> list[int]:
+        request = ask(rates=rates, epochs=CACHED, others_follow=number < 2)
+        await admission.admit(TENANT, replace(request, meanwhile=lambda: done.append(number)))
+        return list(done)
+
+    # All of it was done when the first one goes on.
+    assert await asyncio.gather(*[admitted(number) for number in range(3)]) == [[0, 1, 2]] * 3
 
 
 async def test_a_row_that_waits_to_be_cached_is_found_by_whoever_asks_next(admission: RedisAdmission) -> None:

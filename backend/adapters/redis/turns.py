@@ -7,6 +7,8 @@ admitted so ask by themselves, in the usual way, which knows every case and ever
 """
 
 import asyncio
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from backend.adapters.redis import wire
 from backend.adapters.redis.line import Reply, Script
@@ -15,7 +17,7 @@ from backend.adapters.redis.wordings import Wording
 from backend.domain.admission import AdmissionDecision, AdmissionRequest, Lease, Standing, Verdict
 from backend.domain.errors import EnforcementUnavailable
 from backend.domain.ids import TenantId
-from backend.domain.limits import QuotaState, owing_states, period_end_s
+from backend.domain.limits import QuotaRule, QuotaState, RateRule, RateState, owing_states, period_end_s
 
 MOST_REQUESTS = 64
 MOST_ROWS = 256
@@ -53,6 +55,12 @@ class _Group:
         self._waiting.append((place, waits))
         return waits
 
+    def use_the_wait(self) -> None:
+        """Have done what can be done until the answer is there."""
+        for request in self.requests:
+            if request.meanwhile is not None:
+                request.meanwhile()
+
     def end(self, decided: list[AdmissionDecision] | None) -> None:
         """Tell all who wait what was decided about those who came first, or that Redis does not answer."""
         for place, waits in self._waiting:
@@ -62,6 +70,44 @@ class _Group:
                 waits.set_exception(EnforcementUnavailable(retry_after_s=1))
             else:
                 waits.set_result(_in_place(decided, place))
+
+
+class _Before(NamedTuple):
+    """Where the limits of a group stood before it was admitted: rows owed now, and used and reserved of each quota."""
+
+    rates: tuple[RateRule, ...]
+    owed: Sequence[float]
+    quotas: Sequence[tuple[QuotaRule, int, int]]
+    resets_at_s: int
+
+
+class _StandingAfter(Standing):
+    """Where the limits stand after so many rows more. Worked out when it is looked at: there may be a better time for
+    that than now, when all others of the group wait for their decisions."""
+
+    __slots__ = ("_before", "_spent")
+
+    def __init__(self, before: _Before, spent: int) -> None:
+        self._before = before
+        self._spent = spent
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Standing):
+            return NotImplemented
+        return (self.rates, self.quotas) == (other.rates, other.quotas)
+
+    def __hash__(self) -> int:
+        return hash((self.rates, self.quotas))
+
+    @property
+    def rates(self) -> tuple[RateState, ...]:
+        before, spent = self._before, self._spent
+        return owing_states(before.rates, [rows + spent for rows in before.owed])
+
+    @property
+    def quotas(self) -> tuple[QuotaState, ...]:
+        before, spent = self._before, self._spent
+        return tuple([QuotaState(rule, used, held + spent, before.resets_at_s) for rule, used, held in before.quotas])
 
 
 class Turns:
@@ -137,6 +183,8 @@ class Turns:
 
     async def _ask(self, tenant_id: TenantId, group: _Group) -> list[AdmissionDecision]:
         call = wire.admit_all_call(tenant_id, group.requests, group.wording, group.numbers)
+        # In the next turn of the loop: by then the call has left.
+        asyncio.get_running_loop().call_soon(group.use_the_wait)
         return _decisions(tenant_id, group, await self._redis.run(self._script, call.keys, call.args))
 
 
@@ -149,23 +197,20 @@ def _decisions(tenant_id: TenantId, group: _Group, reply: Reply) -> list[Admissi
     admitted = int(reply[0] or 0)
     if not admitted:
         return []
-    first = group.requests[0]
-    rates, quotas, period = first.rates, first.quotas, group.wording.period
+    first, period = group.requests[0], group.wording.period
+    rates, quotas = first.rates, first.quotas
     numbers = wire.read_numbers(reply)
     owed, counted = numbers[1 : 1 + len(rates)], [int(number) for number in numbers[1 + len(rates) :]]
     counts = list(zip(quotas, counted[::2], counted[1::2], strict=True))
-    resets_at_s = period_end_s(period)
+    before = _Before(rates, owed, counts, period_end_s(period))
     decided: list[AdmissionDecision] = []
     spent, row_at = 0, 2
     for request in group.requests[:admitted]:
         spent += request.cost
         rows = reply[row_at : row_at + len(request.cache_keys)]
         row_at += len(rows)
-        standing = Standing(
-            owing_states(rates, [rows_owed + spent for rows_owed in owed]),
-            tuple([QuotaState(rule, used, reserved + spent, resets_at_s) for rule, used, reserved in counts]),
-        )
         environment, cost = request.environment, request.cost
         lease = Lease(request.lease_id, tenant_id, request.credential_id, environment, period, cost, quotas, None)
+        standing = _StandingAfter(before, spent)
         decided.append(AdmissionDecision(Verdict.ADMITTED, standing, None, wire.as_rows(rows), lease))
     return decided
