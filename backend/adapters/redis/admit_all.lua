@@ -7,7 +7,7 @@
 --       together, since each command costs a script as much as what it does
 -- ARGV  1 numbers, as for admit.lua
 --       2 rows asked for by each request, packed likewise
---       then the id of each request's lease
+--       then each request's lease, as "rows:lease id"
 --
 -- Answers {admitted, standing, row, …}: how many, then where things stood before (now, then rows owed now to each rate
 -- limit, then used and reserved of each quota), then all cached rows. {0} says that all have to ask by themselves.
@@ -61,13 +61,15 @@ for i = 1, quotas do
     standing[#standing + 1] = reserved
 end
 
--- In whole seconds: Redis keeps and compares those in a third of the time.
+-- In whole seconds: Redis keeps and compares those in a third of the time. Spelt once: a number is spelt anew by each
+-- command it is given to, and a lease has one.
 local expiry = math.ceil(now + lease_s)
+local expiry_text = string.format('%d', expiry)
 local admitted, spent, leased = 0, 0, {}
 for i = 1, requests do
     if spent + costs[i] > room then break end
     admitted, spent = i, spent + costs[i]
-    leased[2 * i - 1], leased[2 * i] = expiry, string.format('%d:%s', costs[i], ARGV[2 + i])
+    leased[2 * i - 1], leased[2 * i] = expiry_text, ARGV[2 + i]
 end
 if admitted == 0 then return NOBODY end
 

@@ -106,7 +106,7 @@ def admit_all_call(tenant_id: TenantId, requests: Sequence[AdmissionRequest], wo
     touched += [prefix + digest for request in requests for digest in request.cache_keys]
     touched += wording.counters
     costs = _pack([request.cost for request in requests])
-    return Call(touched, [numbers, costs, *[request.lease_id for request in requests]])
+    return Call(touched, [numbers, costs, *[f"{request.cost}:{request.lease_id}" for request in requests]])
 
 
 def look_call(
