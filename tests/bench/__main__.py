@@ -89,7 +89,10 @@ def _table(workshop: Path, options: argparse.Namespace) -> None:
         wanted = tuple(options.only.split(","))
         asked = chain(comparisons(site), peer_comparison(site, peers))
         results = [bench.measure(each, _say) for each in asked if each.name.startswith(wanted)]
-        facts = (cores.told(), f"load from {site.generator.told}", f"{options.rounds} rounds of {options.seconds:g} s")
+        compared = [result.comparison for result in results]
+        more = [f", {each.times} times as many: {each.name}" for each in compared if each.times > 1]
+        rounds = f"{options.rounds} rounds of {options.seconds:g} s{''.join(more)}"
+        facts = (cores.told(), f"load from {site.generator.told}", rounds)
         report = markdown(results, told=facts, servers=SERVERS)
     (OUTPUT / "bench.md").write_text(report)
     plot(results, OUTPUT / "bench.png")

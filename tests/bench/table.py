@@ -52,12 +52,16 @@ class Goal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Servers that are measured in turn under the same load."""
+    """Servers that are measured in turn under the same load.
+
+    ``times`` as many rounds as others get are for those that are close: a fifth cannot be told from the noise of five.
+    """
 
     name: str
     connections: int
     contenders: tuple[Contender, ...]
     goals: tuple[Goal, ...] = ()
+    times: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +105,7 @@ class Bench:
     def measure(self, comparison: Comparison, say: Callable[[str], None]) -> Result:
         """Run all rounds. The order turns from round to round, so that nobody always comes after the same one."""
         result = Result(comparison, {contender.name: [] for contender in comparison.contenders})
-        for number in range(self._rounds):
+        for number in range(self._rounds * comparison.times):
             turned = comparison.contenders if number % 2 == 0 else comparison.contenders[::-1]
             for contender in turned:
                 result.rounds[contender.name].append(self._run(contender, comparison.connections))
