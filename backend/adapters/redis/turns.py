@@ -184,7 +184,7 @@ class Turns:
     async def _ask(self, tenant_id: TenantId, group: _Group) -> list[AdmissionDecision]:
         call = wire.admit_all_call(tenant_id, group.requests, group.wording, group.numbers)
         # In the next turn of the loop: by then the call has left.
-        asyncio.get_running_loop().call_soon(group.use_the_wait)
+        (self._loop or asyncio.get_running_loop()).call_soon(group.use_the_wait)
         return _decisions(tenant_id, group, await self._redis.run(self._script, call.keys, call.args))
 
 
