@@ -32,7 +32,7 @@ class InsertsOnPostgresql:
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._statement = PreparedStatement(engine, _FROM_RECORDS)
+        self._statement = PreparedStatement(engine, _FROM_RECORDS, is_binary=True)
         self._type_number: int | None = None
 
     async def commit(self, events: Sequence[UsageEvent], stored_at: datetime) -> int | None:
@@ -43,7 +43,7 @@ class InsertsOnPostgresql:
         """
         number = self._type_number or await self._find_type()
         try:
-            return await self._statement.run(as_records(events, stored_at, type_number=number), is_binary=True)
+            return await self._statement.run(as_records(events, stored_at, type_number=number))
         except UniqueViolation:
             return None
 

@@ -61,8 +61,7 @@ def _array(events: Sequence[UsageEvent], stored_us: int, type_number: int) -> by
             event.plan_version,
             event.period,
         )
-        own, request = event.id.encode(), event.request_id.encode()
-        ids = b"".join((_HEAD.pack(_VARCHAR, len(own)), own, _HEAD.pack(_VARCHAR, len(request)), request))
+        ids = _spelt(event.id) + _spelt(event.request_id)
         occurred_us = (event.occurred_at - _EPOCH) // _MICROSECOND
         units = (_INTEGER, 4, event.units, _INTEGER, 4, event.cached_units, _INTEGER, 4, event.billable_units)
         rest = _REST.pack(*units, _INSTANT, 8, occurred_us, _BYTEA, 32, event.fingerprint(), _INSTANT, 8, stored_us)

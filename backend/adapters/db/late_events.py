@@ -15,6 +15,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import col
 
+from backend.adapters.db.event_inserts import Identity, identity_of
 from backend.adapters.db.tables import ExpiredPeriodRow, PeriodClosingRow, UsageAdjustmentRow, UsageEventRow
 from backend.domain.adjustments import AdjustmentKind
 from backend.domain.audit import SYSTEM
@@ -23,7 +24,6 @@ from backend.domain.ids import new_id
 from backend.domain.limits import period_of
 from backend.domain.usage import UsageEvent
 
-Identity = tuple[str, str]
 UNKNOWN = b""
 """The print of an event whose period's events have expired: nobody can say whether it was booked, so it is refused as
 one that contradicts the ledger is, and an operator sees it."""
@@ -63,7 +63,7 @@ async def book_late_events(
     if not late:
         return {}
     in_time = await _stored_in_time(connection, late)
-    late = [event for event in late if (event.tenant_id, event.id) not in in_time]
+    late = [event for event in late if identity_of(event) not in in_time]
     if not late:
         return {}
     expired = await _expired(connection, wanted)
@@ -73,7 +73,7 @@ async def book_late_events(
         now = clock.now()
         values = [_values(event, current, now) for event in fresh]
         await connection.execute(insert.on_conflict_do_nothing(), values)
-    unknown = {(event.tenant_id, event.id): UNKNOWN for event in late if (event.tenant_id, event.period) in expired}
+    unknown = {identity_of(event): UNKNOWN for event in late if (event.tenant_id, event.period) in expired}
     return unknown | await _prints(connection, late)
 
 
@@ -93,14 +93,14 @@ async def _settled(connection: AsyncConnection, wanted: Sequence[tuple[str, str]
 async def _stored_in_time(connection: AsyncConnection, events: Sequence[UsageEvent]) -> set[Identity]:
     """Return those that the ledger holds already: they were handed in before, and only the answer was lost."""
     columns = col(UsageEventRow.tenant_id), col(UsageEventRow.event_id)
-    wanted = [(event.tenant_id, event.id) for event in events]
+    wanted = [identity_of(event) for event in events]
     found = await connection.execute(select(*columns).where(tuple_(*columns).in_(wanted)))
     return {(tenant_id, event_id) for tenant_id, event_id in found}
 
 
 async def _prints(connection: AsyncConnection, events: Sequence[UsageEvent]) -> dict[Identity, bytes]:
     columns = col(UsageAdjustmentRow.tenant_id), col(UsageAdjustmentRow.event_id)
-    wanted = [(event.tenant_id, event.id) for event in events]
+    wanted = [identity_of(event) for event in events]
     found = await connection.execute(
         select(*columns, col(UsageAdjustmentRow.fingerprint))
         .where(tuple_(*columns).in_(wanted))

@@ -31,27 +31,31 @@ class PreparedStatement:
         engine: where its connections come from; they stay out of its pool until :meth:`aclose`.
         statement: with ``$1`` and so on for its parameters.
         at_once: on how many connections it runs at the same time; by default on as many as there are callers.
+        is_binary: whether its parameters come in the binary form of their types; by default they are texts.
     """
 
-    def __init__(self, engine: AsyncEngine, statement: str, *, at_once: int | None = None) -> None:
+    def __init__(
+        self, engine: AsyncEngine, statement: str, *, at_once: int | None = None, is_binary: bool = False
+    ) -> None:
         self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._statement = statement.encode()
         # Its own: a connection that was given back still holds what another one prepared.
         self._name = b"forecourt_%d" % next(_numbers)
         self._idle: list[StatementLine] = []
+        self._is_binary = is_binary
         self._turns = None if at_once is None else asyncio.Semaphore(at_once)
 
-    async def run(self, *values: bytes, is_binary: bool = False) -> int:
-        """Run it with texts as its parameters, or with binary values, and commit; return how many rows it wrote.
+    async def run(self, *values: bytes) -> int:
+        """Run it with these parameters, and commit; return how many rows it wrote.
 
         Raises:
             psycopg.Error: the server refuses it, or cannot be reached any more.
             sqlalchemy.exc.SQLAlchemyError, OSError, TimeoutError: it cannot be reached, or no connection is free.
         """
-        return await self._ask(values, _written, is_binary=is_binary)
+        return await self._ask(values, _written)
 
     async def fetch(self, *values: bytes) -> list[tuple[Any, ...]]:
-        """Run it with texts as its parameters; return its rows.
+        """Run it with these parameters; return its rows.
 
         Raises:
             psycopg.Error, sqlalchemy.exc.SQLAlchemyError, OSError, TimeoutError: as :meth:`run`.
@@ -63,14 +67,12 @@ class PreparedStatement:
         while self._idle:
             await self._idle.pop().give_back()
 
-    async def _ask(
-        self, values: Sequence[bytes], read: Callable[[StatementLine, PGresult], T], *, is_binary: bool = False
-    ) -> T:
+    async def _ask(self, values: Sequence[bytes], read: Callable[[StatementLine, PGresult], T]) -> T:
         if self._turns is None:
-            return await self._ask_now(values, read, is_binary)
+            return await self._ask_now(values, read)
         await self._its_turn(self._turns)
         try:
-            return await self._ask_now(values, read, is_binary)
+            return await self._ask_now(values, read)
         finally:
             self._turns.release()
 
@@ -85,12 +87,10 @@ class PreparedStatement:
         except TimeoutError as error:
             raise WaitedTooLong("no connection for a statement became free in time") from error
 
-    async def _ask_now(
-        self, values: Sequence[bytes], read: Callable[[StatementLine, PGresult], T], is_binary: bool
-    ) -> T:
+    async def _ask_now(self, values: Sequence[bytes], read: Callable[[StatementLine, PGresult], T]) -> T:
         line = await self._taken()
         try:
-            answer = read(line, await line.ask(self._name, values, is_binary=is_binary))
+            answer = read(line, await line.ask(self._name, values, is_binary=self._is_binary))
         except BaseException:
             await self._give_back(line)
             raise

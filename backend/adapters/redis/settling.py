@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from backend.adapters.redis import keys
 from backend.adapters.redis.line import Script
 from backend.adapters.redis.scripts import ScriptRunner
-from backend.adapters.redis.wire import Call, Keeping
+from backend.adapters.redis.wire import Call, Keeping, spelt_lease
 from backend.adapters.redis.wordings import Wordings
 from backend.domain.admission import Settlement
 from backend.domain.ids import TenantId
@@ -78,7 +78,7 @@ def settle_all_calls(
                 counters = wordings.counters_of(lease)
                 if counters is not latest:
                     latest, leases = counters, leases_of.setdefault(counters, {})
-                leases[f"{lease.cost}:{lease.id}"] = None
+                leases[spelt_lease(lease.cost, lease.id)] = None
             for digest, row in fill:
                 if len(row) <= longest:
                     row_keys.append(prefix + digest)

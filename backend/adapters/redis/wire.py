@@ -87,6 +87,11 @@ def spell_numbers(request: AdmissionRequest, wording: Wording, terms: Terms, now
     return wording.numbers
 
 
+def spelt_lease(cost: int, lease_id: str) -> str:
+    """Return a lease as it stands among the others of a counter: all that a script need know of it."""
+    return f"{cost}:{lease_id}"
+
+
 def admit_call(tenant_id: TenantId, request: AdmissionRequest, wording: Wording, numbers: bytes) -> Call:
     """Return the call that decides a request."""
     touched: list[str | bytes] = [*wording.heads, *wording.counters]
@@ -106,7 +111,7 @@ def admit_all_call(tenant_id: TenantId, requests: Sequence[AdmissionRequest], wo
     touched += [prefix + digest for request in requests for digest in request.cache_keys]
     touched += wording.counters
     costs = _pack([request.cost for request in requests])
-    return Call(touched, [numbers, costs, *[f"{request.cost}:{request.lease_id}" for request in requests]])
+    return Call(touched, [numbers, costs, *[spelt_lease(request.cost, request.lease_id) for request in requests]])
 
 
 def look_call(
