@@ -83,6 +83,7 @@ NAMED_BY_SOMETHING_ELSE = {
     "Tenants.add": "a tenant is its own owner",
     "Tenants.by_slug": "how the operator and a login name a tenant",
     "Memberships.of_user": "a person's own seats, in all tenants",
+    "Ledger.prepare": "an event says whose it is; nothing is stored",
     "ServiceAccounts.add": "the account says whose it is; the platform's are nobody's",
     "ServiceAccounts.list_of_platform": "those that are no tenant's",
     "ServiceAccounts.set_secret": "of an account that was read under its tenant, or is the platform's",

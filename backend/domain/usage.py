@@ -22,15 +22,17 @@ class BillingReason(StrEnum):
     REPLAY = "replay"
 
 
-class _Printed:
+class _Spelt:
     """Holds what was worked out of a value: no field of it, so nothing that compares or copies it sees this."""
 
-    __slots__ = ("_fingerprint",)
+    __slots__ = ("_fingerprint", "spelling")
     _fingerprint: bytes
+    spelling: tuple[bytes, ...]
+    """How the ledger's store spells the event, where it has done so before it writes it."""
 
 
 @record(frozen=True, slots=True, kw_only=True)
-class UsageEvent(_Printed):
+class UsageEvent(_Spelt):
     """One answered prediction request. ``units`` are rows; ``cached_units`` of them came from the cache."""
 
     id: str

@@ -22,14 +22,16 @@ class Foreseen:
 
     Args:
         make: makes it.
+        prepare: does what can be done already of writing it.
         units: the rows that are asked for.
         clock: says in which month.
     """
 
-    __slots__ = ("_clock", "_event", "_make", "_units", "event_id")
+    __slots__ = ("_clock", "_event", "_make", "_prepare", "_units", "event_id")
 
-    def __init__(self, make: MakeEvent, units: int, clock: Clock) -> None:
+    def __init__(self, make: MakeEvent, prepare: Callable[[UsageEvent], None], units: int, clock: Clock) -> None:
         self._make = make
+        self._prepare = prepare
         self._units = units
         self._clock = clock
         self._event: UsageEvent | None = None
@@ -37,9 +39,10 @@ class Foreseen:
         """Its id, and that of the lease."""
 
     def __call__(self) -> None:
-        """Make it, and work out its fingerprint, which it keeps."""
-        self._event = self._make(self.event_id, period_of(self._clock.now_s()), self._units, self._units)
-        self._event.fingerprint()
+        """Make it, and spell it."""
+        event = self._make(self.event_id, period_of(self._clock.now_s()), self._units, self._units)
+        self._prepare(event)
+        self._event = event
 
     def event_of(self, lease: Lease, cached_units: int) -> UsageEvent | None:
         """Return it, if this is what was foreseen: the same lease, in the same month, and all rows from the cache."""

@@ -92,7 +92,7 @@ class PredictionService:
             caller = await self._permitted(caller, lambda asking: _require_call(asking, model.info, question.model))
         rows, cache_keys = prepare(caller, command, model)
         make_event = partial(self._event, caller, command, model.info)
-        foreseen = Foreseen(make_event, rows.count, self._clock) if question.is_repeated else None
+        foreseen = Foreseen(make_event, self._ledger.prepare, rows.count, self._clock) if question.is_repeated else None
         request = _asking(caller, command, model, rows.count, cache_keys, foreseen)
         if self._settler.is_filling(request.cache_keys):
             # Whoever asks for a row again finds it in the cache.

@@ -96,6 +96,7 @@ async def test_each_column_holds_what_was_sent(books: Books, store: SqlEventStor
     tenant = new_tenant()
     plain = an_event(tenant, occurred_at=served_at.replace(microsecond=0), units=2**31 - 1, request_id="")
     strange = an_event(tenant, occurred_at=served_at.replace(microsecond=999_999), model='grö"ße\\{,}(NULL)')
+    store.prepare(strange)
     sent_at = datetime.now(UTC)
     assert await store.write([plain, strange]) == [Stored.DURABLE] * 2
     rows = {row["event_id"]: row for row in books.rows(tenant)}
@@ -103,6 +104,19 @@ async def test_each_column_holds_what_was_sent(books: Books, store: SqlEventStor
         row = rows[event.id]
         assert {name: row[name] for name in columns_of(event)} == columns_of(event)
         assert sent_at <= row["stored_at"] <= datetime.now(UTC)
+
+
+async def test_r4_an_event_that_was_prepared_is_still_compared_with_the_ledger(
+    books: Books, store: SqlEventStore
+) -> None:
+    tenant = new_tenant()
+    event = an_event(tenant, occurred_at=datetime.now(UTC), units=1)
+    other = replace(event, units=2)
+    for each in (event, other):
+        store.prepare(each)
+    assert await store.write([event]) == [Stored.DURABLE]
+    assert await store.write([other]) == [Stored.CONFLICT]
+    assert [row["units"] for row in books.rows(tenant)] == [1]
 
 
 @postgres_only

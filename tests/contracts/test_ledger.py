@@ -55,9 +55,15 @@ async def being_written() -> None:
     await anyio.wait_all_tasks_blocked()
 
 
-async def test_r2_an_event_is_durable_when_append_returns(books: Books, ledger: GroupCommitLedger) -> None:
+@pytest.mark.parametrize("is_prepared", [False, True], ids=["unprepared", "prepared"])
+async def test_r2_an_event_is_durable_when_append_returns(
+    books: Books, ledger: GroupCommitLedger, *, is_prepared: bool
+) -> None:
     tenant = new_tenant()
     event = an_event(tenant)
+    if is_prepared:
+        ledger.prepare(event)
+        assert books.rows(tenant) == []
     before = datetime.now(UTC)
     await ledger.append(tenant, event)
     [row] = books.rows(tenant)

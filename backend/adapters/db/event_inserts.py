@@ -12,7 +12,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from backend.adapters.db.direct_insert import DirectInsert
-from backend.adapters.db.event_records import FIELDS, TYPE, as_records
+from backend.adapters.db.event_records import FIELDS, TYPE, as_record, as_records
 from backend.adapters.db.prepared_statement import PreparedStatement
 from backend.adapters.db.tables import UsageEventRow
 from backend.adapters.db.tables.columns import table_of
@@ -47,6 +47,10 @@ class InsertsOnPostgresql:
         except UniqueViolation:
             return None
 
+    def prepare(self, event: UsageEvent) -> None:
+        """Spell an event, but for the instant in which it is stored."""
+        object.__setattr__(event, "spelling", as_record(event))
+
     async def put(self, connection: AsyncConnection, events: Sequence[UsageEvent], stored_at: datetime) -> None:
         """Insert those whose id is not there yet."""
         await connection.execute(_ON_POSTGRESQL, _rows(events, stored_at))
@@ -72,6 +76,10 @@ class InsertsOnSqlite:
         """As on PostgreSQL; ``None`` where a transaction has to be waited for, and nothing is written."""
         at = _as_text(stored_at)
         return await self._statement.run([_values(event, _as_text(event.occurred_at), at).values() for event in events])
+
+    def prepare(self, event: UsageEvent) -> None:
+        """Work out an event's fingerprint, which it keeps. The driver spells the rest."""
+        event.fingerprint()
 
     async def put(self, connection: AsyncConnection, events: Sequence[UsageEvent], stored_at: datetime) -> None:
         """Insert those whose id is not there yet."""

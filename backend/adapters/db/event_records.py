@@ -29,7 +29,7 @@ _MICROSECOND = timedelta(microseconds=1)
 # Each value comes behind the number of its type and its length; -1 would be NULL.
 _HEAD = struct.Struct("!Ii")
 _WHOLE = struct.Struct("!Iii")
-_REST = struct.Struct("!IiiIiiIiiIiqIi32sIiq")
+_STORED = struct.Struct("!Iiq")
 # Dimensions, whether there are NULLs, the elements' type; then how many there are, and the first one's index.
 _ARRAY = struct.Struct("!iiIii")
 _COUNT = struct.Struct("!i")
@@ -41,38 +41,52 @@ def as_records(events: Sequence[UsageEvent], stored_at: datetime, *, type_number
     Raises:
         ValueError: a value is none of its column's.
     """
-    try:
-        return _array(events, (stored_at - _EPOCH) // _MICROSECOND, type_number)
-    except struct.error as error:
-        raise ValueError("a number of an event is larger than its column") from error
-
-
-def _array(events: Sequence[UsageEvent], stored_us: int, type_number: int) -> bytes:
+    stored = _STORED.pack(_INSTANT, 8, (stored_at - _EPOCH) // _MICROSECOND)
     parts = [_ARRAY.pack(1, 0, type_number, len(events), 1)]
     for event in events:
-        shared = _shared(
-            event.tenant_id,
-            event.credential_id,
-            event.environment._value_,  # not through a descriptor of Python's, twice an event
-            event.model,
-            event.model_version,
-            event.reason._value_,
-            event.plan_id,
-            event.plan_version,
-            event.period,
-        )
-        ids = _spelt(event.id) + _spelt(event.request_id)
-        occurred_us = (event.occurred_at - _EPOCH) // _MICROSECOND
-        units = (_INTEGER, 4, event.units, _INTEGER, 4, event.cached_units, _INTEGER, 4, event.billable_units)
-        rest = _REST.pack(*units, _INSTANT, 8, occurred_us, _BYTEA, 32, event.fingerprint(), _INSTANT, 8, stored_us)
-        parts += (_COUNT.pack(len(shared) + len(ids) + len(rest)), shared, ids, rest)
+        parts += getattr(event, "spelling", None) or as_record(event)
+        parts.append(stored)
     return b"".join(parts)
+
+
+def as_record(event: UsageEvent) -> tuple[bytes, ...]:
+    """Return the parts of an event's record up to its last field, behind the length of all of it.
+
+    Raises:
+        ValueError: a value is none of its column's.
+    """
+    shared = _shared(
+        event.tenant_id,
+        event.credential_id,
+        event.environment._value_,  # not through a descriptor of Python's, twice an event
+        event.model,
+        event.model_version,
+        event.reason._value_,
+        event.plan_id,
+        event.plan_version,
+        event.period,
+    )
+    event_id, request_id = event.id.encode(), event.request_id.encode()
+    occurred_us = (event.occurred_at - _EPOCH) // _MICROSECOND
+    ids = (_VARCHAR, len(event_id), event_id, _VARCHAR, len(request_id), request_id)
+    units = (_INTEGER, 4, event.units, _INTEGER, 4, event.cached_units, _INTEGER, 4, event.billable_units)
+    own = _own(len(event_id), len(request_id))
+    try:
+        rest = own.pack(*ids, *units, _INSTANT, 8, occurred_us, _BYTEA, 32, event.fingerprint())
+    except struct.error as error:
+        raise ValueError("a number of an event is larger than its column") from error
+    return _COUNT.pack(len(shared) + own.size + _STORED.size), shared, rest
 
 
 @lru_cache(maxsize=4096)
 def _shared(*values: str | int) -> bytes:
     """Return how many fields follow, and the first of them."""
     return _COUNT.pack(FIELDS.count(",") + 1) + b"".join([_spelt(value) for value in values])
+
+
+@lru_cache(maxsize=1024)
+def _own(event_id_bytes: int, request_id_bytes: int) -> struct.Struct:
+    return struct.Struct(f"!Ii{event_id_bytes}sIi{request_id_bytes}sIiiIiiIiiIiqIi32s")
 
 
 def _spelt(value: str | int) -> bytes:

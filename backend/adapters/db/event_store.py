@@ -65,6 +65,8 @@ class SqlEventStore:
         self._engine = for_writing(database.engine, first=True)
         self._is_sqlite = database.engine.dialect.name == "sqlite"
         self._inserts = (InsertsOnSqlite if self._is_sqlite else InsertsOnPostgresql)(database.engine)
+        self.prepare = self._inserts.prepare
+        """Does what can be done already of writing an event."""
         self._within_s = within_s
         self._conflicts = metrics.counter(
             "forecourt_ledger_conflicts_total", "Usage events whose id the ledger holds with another content."

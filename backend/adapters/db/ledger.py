@@ -134,6 +134,10 @@ class GroupCommitLedger:
         # A caller who leaves takes only this future with him: the model has answered, and the row is written.
         await entry.written
 
+    def prepare(self, event: UsageEvent) -> None:
+        """Do what can be done already of writing an event that will probably be appended soon."""
+        self._store.prepare(event)
+
     async def write(self, events: Sequence[UsageEvent]) -> list[Stored]:
         """Write events to the database at once, not to the spill: for what comes out of it.
 

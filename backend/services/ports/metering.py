@@ -36,6 +36,10 @@ class Ledger(Protocol):
         """
         ...
 
+    def prepare(self, event: UsageEvent) -> None:
+        """Do what can be done already of writing an event that will probably be appended soon."""
+        ...
+
 
 class UsageReader(Protocol):
     """What the ledger holds."""

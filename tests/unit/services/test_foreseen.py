@@ -24,18 +24,24 @@ def make(event_id: str, period: str, units: int, cached_units: int) -> UsageEven
 
 
 @pytest.fixture
-def foreseen() -> Foreseen:
-    return Foreseen(make, UNITS, CLOCK)
+def prepared() -> list[UsageEvent]:
+    return []
+
+
+@pytest.fixture
+def foreseen(prepared: list[UsageEvent]) -> Foreseen:
+    return Foreseen(make, prepared.append, UNITS, CLOCK)
 
 
 def lease_of(foreseen: Foreseen) -> Lease:
     return Lease(foreseen.event_id, TENANT, "key_a", Environment.LIVE, MONTH, UNITS, (), None)
 
 
-def test_it_is_the_event_of_its_lease_when_all_rows_were_cached(foreseen: Foreseen) -> None:
+def test_it_is_the_event_of_its_lease_when_all_rows_were_cached(foreseen: Foreseen, prepared: list[UsageEvent]) -> None:
     foreseen()
     event = foreseen.event_of(lease_of(foreseen), UNITS)
     assert event == make(foreseen.event_id, MONTH, UNITS, UNITS)
+    assert prepared == [event]
 
 
 def test_there_is_none_where_there_was_no_time_for_it(foreseen: Foreseen) -> None:
