@@ -12,6 +12,7 @@ import pytest
 from redis.asyncio import Redis
 
 from backend.adapters.redis import RedisAdmission, RedisLoginThrottle, ScriptRunner, open_line
+from backend.adapters.redis.keys import quota_counter
 from backend.adapters.redis.line import Line, Reply
 from backend.domain.admission import Epochs, Settlement, StoredAnswer, Verdict
 from backend.domain.api_keys import Environment
@@ -214,10 +215,32 @@ async def test_nothing_stays_for_ever_and_nothing_leaves_the_tenants_slot(
                 TENANT, Settlement(lease=lease_of(decision), cache_fill=((b"a" * 20, b"1"),), answer=answer)
             )
     keys = [key async for key in redis_client.scan_iter()]
-    assert len(keys) == 11
+    assert len(keys) == 9
     for key in keys:
         assert b"{ten_a}" in key
         assert await redis_client.pttl(key) > 0
+
+
+async def test_leases_that_nobody_ended_are_given_back_and_forgotten_in_the_end_however_many(
+    redis_client: Redis, admission: RedisAdmission
+) -> None:
+    quota = tenant_quota(100_000)
+    first = lease_of(await admission.admit(TENANT, ask(cost=3, quotas=(quota,))))
+    name = quota_counter(TENANT, quota, Environment.LIVE, first.period)
+    server_s = int((await redis_client.time())[0])
+    ended = {"forgotten": server_s - 3_700, "kept": server_s - 60}
+    abandoned = {f"2:evt_{when}_{n}": at_s for when, at_s in ended.items() for n in range(2_500)}
+    fields = {"r": 3 + 2 * len(abandoned), "x": min(ended.values()), **abandoned}
+    await redis_client.hset(name, items=[part for field in fields.items() for part in field])
+    second = await admission.admit(TENANT, ask(cost=4, quotas=(quota,)))
+    assert second.standing.quotas[0].reserved == 3 + 4
+    left = await redis_client.hkeys(name)
+    assert [len([field for field in left if when.encode() in field]) for when in ended] == [0, 2_500]
+    late = replace(first, id="evt_kept_7", cost=2)
+    for _ in range(2):
+        await admission.settle_all(TENANT, [Settlement(lease=late)])
+    standing = await admission.standing(TENANT, Environment.LIVE, (), (quota,))
+    assert (standing.quotas[0].used, standing.quotas[0].reserved) == (2, 3 + 4)
 
 
 async def test_rows_and_answers_are_kept_no_longer_than_configured(redis_client: Redis, redis_line: Line) -> None:

@@ -249,8 +249,8 @@ async def require_quota_of_the_ledger(client: Redis, redis_url: str, url: str) -
         used = await client.hget(name, "u")
         if used is None:
             continue
-        leases: Any = await client.zrange(f"{name}:leases", 0, -1)
-        on_lease = sum(int(lease.split(b":")[0]) for lease in leases)
+        fields: Any = await client.hkeys(name)
+        on_lease = sum(int(field.split(b":")[0]) for field in fields if b":" in field)
         credential_id = subject if scope == "key" else None
         booked = await reader.units_in_period(TenantId(tenant), Environment(environment), period, credential_id)
         assert 0 <= booked - int(used) <= on_lease, (name, booked, used, on_lease)

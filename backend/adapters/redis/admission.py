@@ -191,7 +191,7 @@ class RedisAdmission:
         """
         for rule in lease.quotas:
             counter = keys.quota_counter(lease.tenant_id, rule, lease.environment, lease.period)
-            await self._redis.run(self._forget, [counter, keys.quota_leases(counter)], [])
+            await self._redis.run(self._forget, [counter], [])
 
     @property
     def is_away(self) -> bool:

@@ -3,8 +3,8 @@
 -- is stale or fresh, a counter has not begun, a lease has expired, it is another month) is for admit.lua, which is
 -- asked for each request by itself then, and for those that do not fit. How everything is stored stands there.
 --
--- KEYS  epochs and levels, all rows of all requests, then the counters with their leases: what is read at once stands
---       together, since each command costs a script as much as what it does
+-- KEYS  epochs and levels, all rows of all requests, then the counters: what is read at once stands together, since
+--       each command costs a script as much as what it does
 -- ARGV  1 numbers, as for admit.lua
 --       2 rows asked for by each request, packed likewise
 --       then each request's lease, as "rows:lease id"
@@ -18,9 +18,9 @@ local NOBODY = { 0 }
 local n = { struct.unpack('>' .. string.rep('d', #ARGV[1] / 8), ARGV[1]) }
 local costs = { struct.unpack('>' .. string.rep('d', #ARGV[2] / 8), ARGV[2]) }
 local now, period_start, period_end, fresh = n[1], n[2], n[3], n[7] == 1
-local lease_s, kept_s, rates, quotas = n[9], n[10], n[11], n[12]
-local rate_at, cap_at = 12, 12 + 2 * rates
-local first_counter = #KEYS - 2 * quotas + 1
+local lease_s, rates, quotas = n[9], n[10], n[11]
+local rate_at, cap_at = 11, 11 + 2 * rates
+local first_counter = #KEYS - quotas + 1
 local heads = 2 + rates
 local requests = #costs - 1 -- unpack() says last where it ended
 
@@ -50,7 +50,7 @@ for i = 1, rates do
 end
 local counted = {}
 for i = 1, quotas do
-    local state = redis.call('HMGET', KEYS[first_counter + 2 * i - 2], 'u', 'r', 'x')
+    local state = redis.call('HMGET', KEYS[first_counter + i - 1], 'u', 'r', 'x')
     if not state[1] then return NOBODY end
     local used, reserved, first_expiry = tonumber(state[1]), tonumber(state[2]), tonumber(state[3])
     if reserved > 0 and now >= first_expiry then return NOBODY end
@@ -61,15 +61,14 @@ for i = 1, quotas do
     standing[#standing + 1] = reserved
 end
 
--- In whole seconds: Redis keeps and compares those in a third of the time. Spelt once: a number is spelt anew by each
--- command it is given to, and a lease has one.
+-- In whole seconds, which are shorter, and spelt once for all leases.
 local expiry = math.ceil(now + lease_s)
 local expiry_text = string.format('%d', expiry)
 local admitted, spent, leased = 0, 0, {}
 for i = 1, requests do
     if spent + costs[i] > room then break end
     admitted, spent = i, spent + costs[i]
-    leased[2 * i - 1], leased[2 * i] = expiry_text, ARGV[2 + i]
+    leased[2 * i - 1], leased[2 * i] = ARGV[2 + i], expiry_text
 end
 if admitted == 0 then return NOBODY end
 
@@ -79,14 +78,9 @@ for i = 1, rates do
     redis.call('SET', KEYS[2 + i], struct.pack('>dd', rows, since[i]), 'EX', whole_s)
 end
 for i = 1, quotas do
-    local counter, leases = KEYS[first_counter + 2 * i - 2], KEYS[first_counter + 2 * i - 1]
-    local reserved, first_expiry = counted[i][1], counted[i][2]
+    local counter, reserved, first_expiry = KEYS[first_counter + i - 1], counted[i][1], counted[i][2]
     if reserved == 0 then first_expiry = expiry end
-    redis.call('ZADD', leases, unpack(leased))
-    redis.call('HSET', counter, 'r', reserved + spent, 'x', math.min(first_expiry, expiry))
-    if reserved == 0 then
-        redis.call('EXPIRE', leases, math.ceil(period_end - now) + kept_s)
-    end
+    redis.call('HSET', counter, 'r', reserved + spent, 'x', math.min(first_expiry, expiry), unpack(leased))
 end
 
 local reply = { admitted, struct.pack('>' .. string.rep('d', #standing), unpack(standing)) }

@@ -1,6 +1,6 @@
--- Forgets a quota's counter and its leases. The next request begins it with what the ledger holds.
+-- Forgets a quota's counter, its leases included. The next request begins it with what the ledger holds.
 --
--- KEYS  1 the counter   2 its leases
+-- KEYS  1 the counter
 
-redis.call('DEL', KEYS[1], KEYS[2])
+redis.call('DEL', KEYS[1])
 return 1

@@ -28,18 +28,13 @@ def rate_level(tenant_id: TenantId, rule: RateRule) -> str:
 
 
 def quota_counter(tenant_id: TenantId, rule: QuotaRule, environment: Environment, period: str) -> str:
-    """One quota's count in one month. The period is in the name, so a new month needs no reset."""
+    """One quota's count in one month, and its leases. The period is in the name, so a new month needs no reset."""
     return f"fc:{{{tenant_id}}}:quota:{rule.scope}:{rule.subject}:{environment}:{period}"
 
 
 def quota_counters(period: str) -> str:
     """What every quota's counter of one month matches."""
     return f"fc:{{*}}:quota:*:{period}"
-
-
-def quota_leases(counter: str) -> str:
-    """The leases of one quota's counter."""
-    return f"{counter}:leases"
 
 
 def idempotency_slot(tenant_id: TenantId, credential_id: str, key: str) -> str:

@@ -101,7 +101,7 @@ class RedisQuotaReconciliation:
         too_many = 0 if is_spilled else max(0, int(counted[0]) - booked)
         reply = await self._line.run(
             self._reconcile,
-            [counter.key, keys.quota_leases(counter.key)],
+            [counter.key],
             [booked, too_many, int(counted[1] or 0)],
         )
         change = int(reply[0] or 0)

@@ -4,10 +4,10 @@
 -- last is added. What was counted and is in the ledger nowhere has been found by the caller, who read the counter
 -- first: it is taken off unless somebody has repaired the counter since. So doing it twice changes nothing.
 --
--- KEYS  1 the counter   2 its leases
+-- KEYS  1 the counter
 -- ARGV  1 units in the ledger   2 units counted that the ledger does not hold   3 repairs when the counter was read
 --
--- Answers {units added; negative when taken off}. How counters and leases are stored stands in admit.lua.
+-- Answers {units added; negative when taken off}. How counters are stored stands in admit.lua.
 
 local state = redis.call('HMGET', KEYS[1], 'u', 'd')
 if not state[1] then return { 0 } end
@@ -15,8 +15,10 @@ local used, repairs = tonumber(state[1]), tonumber(state[2] or '0')
 local time = redis.call('TIME')
 
 local under_way = 0
-for _, lease in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. time[1], '+inf')) do
-    under_way = under_way + tonumber(string.match(lease, '^%d+'))
+local fields = redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do
+    local rows = string.match(fields[i], '^(%d+):')
+    if rows and tonumber(fields[i + 1]) > tonumber(time[1]) then under_way = under_way + tonumber(rows) end
 end
 
 local change = tonumber(ARGV[1]) - used - under_way

@@ -1,11 +1,11 @@
 -- Settles leases of one tenant together: each is turned into use as in settle.lua, and the rows are put in the cache.
 -- Each counter is read and written once, however many they are. Doing it twice changes nothing.
 --
--- KEYS  for each set of quotas a counter and its leases for each quota, then the rows to fill
+-- KEYS  for each set of quotas a counter for each quota, then the rows to fill
 -- ARGV  1 milliseconds to keep a row   2 sets of quotas
 --       then for each set: its quotas   how many leases   the leases, none twice, as "rows:lease id"
 --       then the rows
--- How counters and leases are stored stands in admit.lua. The caller bounds how many there are: Lua's stack holds
+-- How counters are stored stands in admit.lua. The caller bounds how many there are: Lua's stack holds
 -- some 8000 values.
 
 local key, arg = 0, 2
@@ -19,23 +19,22 @@ for _ = 1, tonumber(ARGV[2]) do
         costs[i] = tonumber(string.match(ARGV[first + i - 1], '^%d+'))
     end
     for _ = 1, quotas do
-        local counter, leases = KEYS[key + 1], KEYS[key + 2]
-        local expiries = redis.call('ZMSCORE', leases, unpack(ARGV, first, last))
-        local state = redis.call('HMGET', counter, 'u', 'r', 'p')
+        key = key + 1
+        local state = redis.call('HMGET', KEYS[key], 'u', 'r', 'p', unpack(ARGV, first, last))
         -- A counter that is gone, or has not begun, will begin with what the ledger holds: these events included.
         if state[1] then
             local given_back_until, used, reserved = tonumber(state[3]), 0, 0
             for i = 1, count do
+                local expiry = tonumber(state[3 + i])
                 -- A lease that is not there has been settled or given back.
-                if expiries[i] then
+                if expiry then
                     used = used + costs[i]
-                    if tonumber(expiries[i]) > given_back_until then reserved = reserved + costs[i] end
+                    if expiry > given_back_until then reserved = reserved + costs[i] end
                 end
             end
-            redis.call('HSET', counter, 'u', tonumber(state[1]) + used, 'r', tonumber(state[2]) - reserved)
+            redis.call('HSET', KEYS[key], 'u', tonumber(state[1]) + used, 'r', tonumber(state[2]) - reserved)
+            redis.call('HDEL', KEYS[key], unpack(ARGV, first, last))
         end
-        redis.call('ZREM', leases, unpack(ARGV, first, last))
-        key = key + 2
     end
     arg = last
 end

@@ -86,7 +86,7 @@ def settle_all_calls(
         call = Call([], [keeping.row_ms, len(leases_of)])
         for counters, leases in leases_of.items():
             call.keys.extend(counters)
-            call.args.extend((len(counters) // 2, len(leases), *leases))
+            call.args.extend((len(counters), len(leases), *leases))
         call.keys.extend(row_keys)
         call.args.extend(rows)
         if call.keys:

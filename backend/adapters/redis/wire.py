@@ -23,7 +23,7 @@ SPENDS = 1.0
 SPENDS_IN_SHADOW = 2.0
 
 COUNTER_KEPT_S = 45 * 86_400
-"""How long counters and leases outlive their period, so that it can be reconciled when it is closed."""
+"""How long counters outlive their period, so that it can be reconciled when it is closed."""
 
 _FEW = [struct.Struct(f">{count}d") for count in range(32)]
 
@@ -80,7 +80,6 @@ def spell_numbers(request: AdmissionRequest, wording: Wording, terms: Terms, now
             epochs.fresh,
             terms.epoch_ttl_s,
             terms.lease_ttl_s,
-            COUNTER_KEPT_S,
             *_rules(request.rates, request.quotas),
         ]
         wording.numbers, wording.said = _pack(numbers), said
@@ -125,7 +124,7 @@ def look_call(
     token: str,
 ) -> Call:
     """Return the call that only looks at the limits. ``token`` is for counters that have not begun."""
-    numbers = [now_s, period_start_s(period), period_end_s(period), *[0.0] * 7, *_rules(rates, quotas)]
+    numbers = [now_s, period_start_s(period), period_end_s(period), *[0.0] * 6, *_rules(rates, quotas)]
     epochs = [keys.tenant_epoch(tenant_id)] * 2  # Not looked at, but they have their places.
     limits = limit_keys(tenant_id, environment, period, rates, quotas)
     return Call(keys=[*epochs, *limits], args=[_pack(numbers), token, b"", 0])

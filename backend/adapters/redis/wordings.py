@@ -48,7 +48,7 @@ class Wordings:
         self._known: dict[str, Wording] = {}
 
     def counters_of(self, lease: Lease) -> tuple[str, ...]:
-        """Return the keys of a lease's counters, each with its leases."""
+        """Return the keys of a lease's counters."""
         known = self._known.get(lease.credential_id)
         if (
             known is not None
@@ -88,9 +88,7 @@ def limit_keys(
     rates: tuple[RateRule, ...],
     quotas: tuple[QuotaRule, ...],
 ) -> list[str]:
-    """Return the keys of some limits: levels, then each counter with its leases."""
+    """Return the keys of some limits: levels, then counters."""
     touched = [keys.rate_level(tenant_id, rule) for rule in rates]
-    for rule in quotas:
-        counter = keys.quota_counter(tenant_id, rule, environment, period)
-        touched += (counter, keys.quota_leases(counter))
+    touched += [keys.quota_counter(tenant_id, rule, environment, period) for rule in quotas]
     return touched

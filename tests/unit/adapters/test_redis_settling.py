@@ -49,7 +49,7 @@ def test_a_call_is_bounded_and_each_lease_is_in_one(rows: list[int], leases: lis
     calls = calls_for(*rows)
     assert [len(leases_in(call)) for call in calls] == leases
     assert [lease for call in calls for lease in leases_in(call)] == [f"3:evt_{number}" for number in range(len(rows))]
-    assert sum(len(call.keys) - 2 * len(BOTH) for call in calls) == sum(rows)
+    assert sum(len(call.keys) - len(BOTH) for call in calls) == sum(rows)
 
 
 def test_a_lease_that_is_named_twice_is_sent_once() -> None:
