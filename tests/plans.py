@@ -24,7 +24,7 @@ def taken_down(engine: AsyncEngine, table: str) -> Iterator[list[Sent]]:
     found: list[Sent] = []
 
     def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
-        if table in statement and statement.lstrip().startswith(("SELECT", "WITH", "INSERT INTO usage_rollups")):
+        if table in statement and statement.lstrip(" (\n").startswith(("SELECT", "WITH", "INSERT INTO usage_rollups")):
             found.append(Sent(statement, parameters))
 
     event.listen(engine.sync_engine, "before_cursor_execute", note)

@@ -24,6 +24,8 @@ EVENTS = 200_000
 MONTHS = ("2026-03", "2026-04", "2026-05", "2026-06", "2026-07")
 TENANT = TenantId("ten_0")
 NOW = datetime(2026, 7, 29, tzinfo=UTC)
+STRAYS = 20
+"""Events of each period that each month holds beside its own."""
 TAIL = 1_000
 """Events that are not rolled up yet."""
 MOST_ROWS = 3 * TAIL
@@ -32,10 +34,11 @@ MOST_ROWS = 3 * TAIL
 FILL = """
 INSERT INTO usage_events (event_id, tenant_id, credential_id, environment, model, model_version, units, cached_units,
     billable_units, reason, plan_id, plan_version, request_id, occurred_at, period, fingerprint, stored_at)
-SELECT public.forecourt_usage_bound(CAST(:start AS date)) || lpad(n::text, 16, '0'), 'ten_' || n % 20, 'key_' || n % 3,
+SELECT public.forecourt_usage_bound(CAST(:start AS date)) || lpad(n::text, 16, '0'), 'ten_' || n % 4, 'key_' || n % 3,
     'live', 'iris', '1', 3, 1, 2, 'live', 'pln_1', 1, 'req_' || n,
-    CAST(:start AS timestamptz) + n * (interval '28 days' / :count), :period, decode(md5(n::text), 'hex'), now()
-FROM generate_series(1, :count) AS n
+    CAST(:start AS timestamptz) + (n % :count) * (interval '28 days' / :count), :period, decode(md5(n::text), 'hex'),
+    now()
+FROM generate_series(CAST(:first AS integer), :first + :count - 1) AS n
 """
 ROLLED_UP = """
 INSERT INTO usage_rollups SELECT tenant_id, date_trunc('hour', occurred_at, 'UTC'), period, environment, credential_id,
@@ -46,13 +49,17 @@ FROM usage_events WHERE position <= :last GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
 
 @pytest.fixture(scope="module")
 def url(postgres_url: str) -> Iterator[str]:
-    """Five months of twenty tenants."""
+    """Five months of four tenants."""
     with postgres_database(postgres_url, is_migrated=True) as url:
         with connected(url) as owner:
             for month in MONTHS:
                 start = f"{month}-01T00:00:00Z"
                 owner.execute(text("SELECT public.forecourt_make_usage_month(CAST(:start AS date))"), {"start": start})
-                owner.execute(text(FILL), {"start": start, "period": month, "count": EVENTS // len(MONTHS)})
+                count = EVENTS // len(MONTHS)
+                owner.execute(text(FILL), {"start": start, "period": month, "first": 1, "count": count})
+                for stray in MONTHS:
+                    values = {"start": start, "period": stray, "first": EVENTS + int(stray[-2:]) * STRAYS}
+                    owner.execute(text(FILL), values | {"count": STRAYS})
                 owner.commit()
             last = owner.execute(text("SELECT max(position) FROM usage_events")).scalar_one() - TAIL
             owner.execute(text(ROLLED_UP), {"last": last})
@@ -141,7 +148,7 @@ async def test_a_batch_of_the_roll_up_reads_itself_and_not_all_that_waits(postgr
         start = "2026-07-01T00:00:00Z"
         owner.execute(text("SELECT public.forecourt_make_usage_month(CAST(:start AS date))"), {"start": start})
         owner.commit()
-        owner.execute(text(FILL), {"start": start, "period": "2026-07", "count": waiting})
+        owner.execute(text(FILL), {"start": start, "period": "2026-07", "first": 1, "count": waiting})
         owner.commit()
         async with opened_books(url) as books:
             with taken_down(books.database.engine, "usage_events") as sent:

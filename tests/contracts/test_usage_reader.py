@@ -11,7 +11,7 @@ from backend.adapters.db.ledger import GroupCommitLedger
 from backend.adapters.db.usage import SqlUsageReader
 from backend.domain.api_keys import Environment
 from backend.domain.errors import StoreUnavailable
-from backend.domain.ids import TenantId
+from backend.domain.ids import TenantId, new_id
 from backend.domain.usage import (
     LEDGER_START,
     Bucket,
@@ -257,6 +257,34 @@ async def test_events_are_filtered_by_period_key_and_model(ledger: GroupCommitLe
             found = await read_on(reader, tenant, wanted=EventFilter(**dict(chosen)), limit=3)
             assert len(found) == 16 >> count
             assert sorted(ids(found)) == sorted(expected)
+
+
+async def test_r6_a_period_is_read_in_commit_order_wherever_its_events_are_kept(
+    ledger: GroupCommitLedger, reader: SqlUsageReader
+) -> None:
+    """The month an event came in, by its id, may be another than the period it was admitted in; or no month at all."""
+    tenant = new_tenant()
+    now = datetime.now(UTC)
+    before = now.replace(day=1) - timedelta(days=1)
+    ids = {"now": None, "long-ago": datetime(2001, 3, 1, tzinfo=UTC).timestamp(), "before": before.timestamp()}
+    appended = [
+        an_event(tenant, occurred_at=at, id=new_id("evt", at_s=minted_s))
+        for _ in range(3)
+        for minted_s in ids.values()
+        for at in (now, before)
+    ]
+    for event in appended:
+        await ledger.append(tenant, event)
+    stored = await read_until(reader, tenant, len(appended))
+    assert [each.event for each in stored] == appended
+    for at in (now, before):
+        period = f"{at:%Y-%m}"
+        of_period = [each for each in stored if each.event.period == period]
+        assert len(of_period) == len(appended) // 2
+        for limit in (1, 2, 100):
+            assert await read_on(reader, tenant, wanted=EventFilter(period=period), limit=limit) == of_period
+        assert await reader.bounds(tenant, period) == (of_period[0].position, of_period[-1].position)
+    assert await reader.first_period(tenant) == f"{before:%Y-%m}"
 
 
 async def test_nobody_reads_another_tenants_usage(ledger: GroupCommitLedger, reader: SqlUsageReader) -> None:

@@ -75,10 +75,10 @@ class Past:
     clock: FakeClock
     tenants: tuple[TenantId, TenantId]
 
-    async def rolled_up(self) -> None:
+    async def rolled_up(self, *others: TenantId, events: int = 0) -> None:
         rollups = SqlUsageRollups(self.books.database)
         with anyio.fail_after(WITHIN_S):
-            while sum([await self.events_folded(tenant) for tenant in self.tenants]) < 12:
+            while sum([await self.events_folded(tenant) for tenant in (*self.tenants, *others)]) < 12 + events:
                 await rollups.fold_of_all_tenants()
 
     async def events_folded(self, tenant: TenantId) -> int:
@@ -139,6 +139,26 @@ async def test_a_month_expires_once_every_tenant_has_closed_it_and_it_is_rolled_
     await past.closed(one, other, period="2024-08")
     assert await past.retention(keep_months=1).expire() == 1
     assert [past.periods(tenant) for tenant in past.tenants] == [[], []]
+
+
+@postgres_only
+async def test_a_month_waits_for_what_it_holds_of_another(past: Past) -> None:
+    """An event is kept by when its request came, and belongs to the period in which it was admitted."""
+    visitor = await a_subscriber(past.books, new_tenant(), since=BEFORE)
+    midnight = datetime(2024, 8, 1, tzinfo=UTC)
+    came_at_s = (midnight - timedelta(milliseconds=2)).timestamp()
+    async with past.books.writer() as ledger:
+        await ledger.append(visitor, an_event(visitor, occurred_at=midnight, id=new_id("evt", at_s=came_at_s)))
+    await past.closed(*past.tenants)
+    await past.rolled_up(visitor, events=1)
+    assert await past.retention().expire() == 0, "something of August is among what came in July"
+    await past.closed(*past.tenants, period="2024-08")
+    assert await past.retention(keep_months=1).expire() == 1, "the visitor's August is open, and not in August"
+    assert [len(past.periods(tenant)) for tenant in (*past.tenants, visitor)] == [3, 3, 1]
+    await past.closed(visitor, period="2024-08")
+    assert await past.retention(keep_months=1).expire() == 1
+    expired = [await past.reader.is_expired(visitor, period) for period in (PERIOD, "2024-08")]
+    assert expired == [False, True]
 
 
 async def test_what_is_not_rolled_up_does_not_expire(past: Past) -> None:

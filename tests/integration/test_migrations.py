@@ -40,10 +40,8 @@ ONLY_IN_MIGRATIONS = {
     "postgresql": {
         "uq_subscriptions_running",
         "commit_xid",
-        "ix_usage_events_all",
         "ix_usage_events_commit",
         "ix_usage_events_order",
-        "ix_usage_events_period",
         "uq_usage_adjustments_late_event",
     },
 }
@@ -305,7 +303,7 @@ async def test_r8_the_application_cannot_lift_the_protection(url: str, applicati
 
 # Months for a ledger that has events already (migration 0013)
 
-UNPARTED, PARTED = "0012", "0013"
+UNPARTED, PARTED, STRAYS_INDEXED = "0012", "0013", "0015"
 JULY = datetime(2026, 7, 15, 12, 30, tzinfo=UTC)
 AUGUST = datetime(2026, 8, 1, tzinfo=UTC)
 MONTHS = (datetime(2026, 6, 3, 8, tzinfo=UTC), JULY, AUGUST + timedelta(days=20))
@@ -448,6 +446,18 @@ async def test_a_ledger_with_events_is_parted_and_put_together_again(url: str, o
     assert grown[:-1] == before
     assert grown[-1][0] > max(row[0] for row in before)
 
+    # Each month indexes what it holds of other periods; what is of no month is indexed whole.
+    migrate(owner_url, STRAYS_INDEXED)
+    assert read(url, STRAY_INDEXES) == [(month,) for month in sorted(months_of(url))]
+    async with opened_books(url) as books:
+        reader = SqlUsageReader(books.database, FakeClock(OVER))
+        for period in {event.period for event in expected}:
+            page = await reader.events_of_all_tenants(EventFilter(period=period), LEDGER_START, 100)
+            assert [stored.event for stored in page.events] == [event for event in expected if event.period == period]
+    assert read(url, LEDGER) == grown
+
+    migrate(owner_url, PARTED, down=True)
+    assert read(url, STRAY_INDEXES) == []
     migrate(owner_url, UNPARTED, down=True)
     assert (read(url, LEDGER), objects_of(url)) == (grown, unparted)
     require_protected(url, tenants)
@@ -488,6 +498,16 @@ POSTGRES_OBJECTS = (
     """SELECT table_name, grantee, privilege_type FROM information_schema.role_table_grants
        WHERE grantee = 'forecourt_app'""",
 )
+
+
+STRAY_INDEXES = """SELECT replace(substring(tablename FROM 14), '_', '-') FROM pg_indexes
+    WHERE indexname = tablename || '_strays' AND indexdef LIKE '%WHERE%period%<>%' ORDER BY tablename"""
+
+
+def months_of(url: str) -> set[str]:
+    """Return the months that the ledger has partitions for."""
+    names = read(url, "SELECT relname FROM pg_class WHERE relname ~ '^usage_events_[0-9]{4}_[0-9]{2}$'")
+    return {name.removeprefix("usage_events_").replace("_", "-") for (name,) in names}
 
 
 def objects_of(url: str) -> set[tuple[Any, ...]]:

@@ -1,18 +1,36 @@
 """Reads the ledger: events in commit order up to the watermark, and exact totals."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select, true
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    CompoundSelect,
+    Date,
+    Select,
+    and_,
+    bindparam,
+    cast,
+    column,
+    func,
+    literal_column,
+    or_,
+    select,
+    true,
+    union_all,
+)
 from sqlmodel import SQLModel, col
 
 from backend.adapters.db.commit_order import CommitOrder
 from backend.adapters.db.row_security import show_all_tenants, show_tenant
 from backend.adapters.db.tables import ExpiredPeriodRow, TenantRow, UsageEventRow
 from backend.adapters.db.unit_of_work import Database
-from backend.adapters.db.usage_sums import UsageSums
+from backend.adapters.db.usage_sums import UsageSums, of_period
 from backend.domain.api_keys import Environment
 from backend.domain.clock import Clock
 from backend.domain.ids import TenantId
+from backend.domain.limits import period_end_s, period_of
 from backend.domain.usage import (
     BillingReason,
     EventFilter,
@@ -84,17 +102,11 @@ class SqlUsageReader:
         async with self._database.connection() as connection:
             await show_tenant(connection, tenant_id)
             for descends in (False, True):
-                order = [column.desc() if descends else column.asc() for column in self._order.columns]
-                statement = (
-                    select(self._order.transaction, self._order.row)
-                    .where(_LEDGER.c.tenant_id == tenant_id, _LEDGER.c.period == period)
-                    .order_by(*order)
-                    .limit(1)
-                )
-                ends += (await connection.execute(statement)).all()
+                statement = self._in_order([_LEDGER.c.tenant_id == tenant_id], period, 1, descends=descends)
+                ends += (await connection.execute(statement)).mappings().all()
         if not ends:
             return None
-        first, last = (LedgerPosition(int(xid), int(row)) for xid, row in ends)
+        first, last = (LedgerPosition(int(end["transaction"]), end["position"]) for end in ends)
         return first, last
 
     async def is_expired(self, tenant_id: TenantId, period: str) -> bool:
@@ -112,12 +124,8 @@ class SqlUsageReader:
             return await connection.scalar(query) is not None
 
     async def first_period(self, tenant_id: TenantId) -> str | None:
-        """Return the oldest period that the tenant has events of."""
-        async with self._database.connection() as connection:
-            await show_tenant(connection, tenant_id)
-            query = select(func.min(_LEDGER.c.period)).where(_LEDGER.c.tenant_id == tenant_id)
-            found: str | None = await connection.scalar(query)
-            return found
+        """Return the oldest period that the tenant has used anything in."""
+        return await self._sums.first_period(tenant_id)
 
     async def _one(self, tenant_id: TenantId | None, query: Select[Any]) -> UsageEvent | None:
         statement = query.limit(1)
@@ -126,21 +134,34 @@ class SqlUsageReader:
             row = (await connection.execute(statement)).mappings().one_or_none()
         return None if row is None else _stored(dict(row)).event
 
+    def _in_order(
+        self, conditions: Sequence[ColumnElement[bool]], period: str | None, limit: int, *, descends: bool = False
+    ) -> Select[Any] | CompoundSelect[Any]:
+        """Return the statement for the first events in commit order, or the last ones; ``period`` ``None`` is any."""
+        wanted = self._event.where(*conditions)
+        if period is None or self._database.engine.dialect.name == "sqlite":
+            if period is not None:
+                wanted = wanted.where(of_period(period))
+            return wanted.order_by(*_directed(self._order.columns, descends=descends)).limit(limit)
+        # Strays are few and have an index of their own, which is not in this order. A planner that may stop early would
+        # rather read another month in order, to its end, and find hardly any: so this is an order that no index has.
+        wanted, (is_own, is_stray) = wanted.where(of_period(period)), _homes(period)
+        own = wanted.where(is_own).order_by(*_directed(self._order.columns, descends=descends))
+        unindexed = [each + literal_column("0", BigInteger) for each in self._order.columns]
+        strays = wanted.where(is_stray).order_by(*_directed(unindexed, descends=descends))
+        both = union_all(own.limit(limit), strays.limit(limit))
+        names: list[ColumnElement[Any]] = [column("transaction"), column("position")]
+        return both.order_by(*_directed(names, descends=descends)).limit(limit)
+
     async def _page(
         self, tenant_id: TenantId | None, wanted: EventFilter, after: LedgerPosition, limit: int
     ) -> EventPage:
         """Return a page of one tenant's events, or of everybody's."""
-        statement = select(*_LEDGER.columns, self._order.transaction.label("transaction"))
-        for condition in _conditions(tenant_id, wanted):
-            statement = statement.where(condition)
         async with self._database.connection() as connection:
             await (show_all_tenants(connection) if tenant_id is None else show_tenant(connection, tenant_id))
             watermark = await self._order.watermark(connection)
-            statement = (
-                statement.where(self._order.after(after), self._order.before(watermark))
-                .order_by(*self._order.columns)
-                .limit(limit + 1)
-            )
+            conditions = [*_conditions(tenant_id, wanted), self._order.after(after), self._order.before(watermark)]
+            statement = self._in_order(conditions, wanted.period, limit + 1)
             rows = (await connection.execute(statement)).mappings().all()
         return EventPage(
             events=tuple(_stored(dict(row)) for row in rows[:limit]),
@@ -149,12 +170,25 @@ class SqlUsageReader:
         )
 
 
+def _directed(columns: Iterable[ColumnElement[Any]], *, descends: bool) -> list[ColumnElement[Any]]:
+    return [each.desc() if descends else each.asc() for each in columns]
+
+
+def _homes(period: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    """Return which events are in their period's own month of the ledger, and which are strays (migration 0015)."""
+    months = f"{period}-01", f"{period_of(period_end_s(period))}-01"
+    low, high = (
+        func.forecourt_usage_bound(cast(bindparam(None, month, literal_execute=True), Date)) for month in months
+    )
+    return and_(_LEDGER.c.event_id >= low, _LEDGER.c.event_id < high), or_(
+        _LEDGER.c.event_id < low, _LEDGER.c.event_id >= high
+    )
+
+
 def _conditions(tenant_id: TenantId | None, wanted: EventFilter) -> list[ColumnElement[bool]]:
     conditions = []
     if tenant_id is not None:
         conditions.append(col(UsageEventRow.tenant_id) == tenant_id)
-    if wanted.period is not None:
-        conditions.append(col(UsageEventRow.period) == wanted.period)
     if wanted.credential_id is not None:
         conditions.append(col(UsageEventRow.credential_id) == wanted.credential_id)
     if wanted.model is not None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, literal, or_, select, union_all
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, literal, or_, select, union_all
 from sqlmodel import col
 
 from backend.adapters.db.commit_order import CommitOrder
@@ -106,13 +106,25 @@ class UsageSums:
             for row in rows
         )
 
+    async def first_period(self, tenant_id: TenantId) -> str | None:
+        """Return the oldest period that the tenant has used anything in."""
+        rolled, raw = col(UsageRollupRow.period), col(UsageEventRow.period)
+        parts = union_all(
+            select(func.min(rolled).label("period")).where(col(UsageRollupRow.tenant_id) == tenant_id),
+            select(func.min(raw)).where(col(UsageEventRow.tenant_id) == tenant_id, self._not_rolled_up()),
+        ).subquery()
+        async with self._database.connection() as connection:
+            await show_tenant(connection, tenant_id)
+            found: str | None = await connection.scalar(select(func.min(parts.c.period)))
+            return found
+
     def _everything(
         self, tenant_id: TenantId, names: Sequence[str], filters: dict[str, str]
     ) -> list[Select[tuple[Any, ...]]]:
         rolled, raw = _from_rollups(tenant_id, names), _from_events(tenant_id, names)
         for name, value in filters.items():
             rolled = rolled.where(getattr(UsageRollupRow, name) == value)
-            raw = raw.where(getattr(UsageEventRow, name) == value)
+            raw = raw.where(of_period(value) if name == "period" else getattr(UsageEventRow, name) == value)
         return [rolled, raw.where(self._not_rolled_up())]
 
     async def _summed(
@@ -136,6 +148,12 @@ class UsageSums:
         if self._is_sqlite:
             return func.strftime(_SQLITE_BUCKETS[bucket], instant)
         return func.date_trunc(bucket.value, instant, "UTC")
+
+
+def of_period(period: str) -> ColumnElement[bool]:
+    """Events of a period. It is spelt out in the statement: PostgreSQL then knows, when it plans, of which months it
+    has to look at strays only (migration 0015)."""
+    return col(UsageEventRow.period) == bindparam(None, period, literal_execute=True)
 
 
 def _checkpoint() -> tuple[ColumnElement[Any], ColumnElement[Any]]:

@@ -77,7 +77,7 @@ class UsageReader(Protocol):
         ...
 
     async def first_period(self, tenant_id: TenantId) -> str | None:
-        """Return the oldest period that the tenant has events of."""
+        """Return the oldest period that the tenant has used anything in, whether its events are kept still or not."""
         ...
 
     async def units_in_period(
