@@ -90,7 +90,11 @@ def _table(workshop: Path, options: argparse.Namespace) -> None:
         asked = chain(comparisons(site), peer_comparison(site, peers))
         results = [bench.measure(each, _say) for each in asked if each.name.startswith(wanted)]
         compared = [result.comparison for result in results]
-        more = [f", {each.times} times as many: {each.name}" for each in compared if each.times > 1]
+        more = [
+            f"; of {each.name} {options.rounds * each.times} of {options.seconds / each.shorter:g} s"
+            for each in compared
+            if each.times > 1
+        ]
         rounds = f"{options.rounds} rounds of {options.seconds:g} s{''.join(more)}"
         facts = (cores.told(), f"load from {site.generator.told}", rounds)
         report = markdown(results, told=facts, servers=SERVERS)

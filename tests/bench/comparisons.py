@@ -65,7 +65,8 @@ def comparisons(site: Site) -> Iterator[Comparison]:
         connections=16,
         contenders=(server.asked("a"), _warm(server.asked_again("a"))),
         goals=(_faster(HITS, OURS, 1.2),),
-        times=4,
+        times=30,
+        shorter=8,
     )
 
 

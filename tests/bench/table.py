@@ -13,7 +13,7 @@ from tests.bench.load import LoadGenerator, Measured
 from tests.bench.machine import cpu_s
 from tests.bench.processes import Served
 
-WARMUP_S = 0.4
+WARMUP_S = 0.9
 LONGEST_TURN_S = 20.0
 
 
@@ -54,7 +54,9 @@ class Goal:
 class Comparison:
     """Servers that are measured in turn under the same load.
 
-    ``times`` as many rounds as others get are for those that are close: a fifth cannot be told from the noise of five.
+    ``times`` as many rounds as others get, of turns that are so many times ``shorter``, are for those that are close. A
+    fifth cannot be told from the noise of five rounds; and what else the machine does changes within seconds, so the
+    sooner one comes after the other, the more of it both have in common.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Comparison:
     contenders: tuple[Contender, ...]
     goals: tuple[Goal, ...] = ()
     times: int = 1
+    shorter: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,15 +111,15 @@ class Bench:
         for number in range(self._rounds * comparison.times):
             turned = comparison.contenders if number % 2 == 0 else comparison.contenders[::-1]
             for contender in turned:
-                result.rounds[contender.name].append(self._run(contender, comparison.connections))
+                result.rounds[contender.name].append(self._run(contender, comparison))
         figures = (f"{name} {median(each.load.per_s for each in runs):,.0f}" for name, runs in result.rounds.items())
         say(f"{comparison.name}, {comparison.connections} connections: {', '.join(figures)} predictions/s")
         return result
 
-    def _run(self, contender: Contender, connections: int) -> Round:
-        served = contender.served
-        self._generator.run(served.port, contender.requests, connections=connections, seconds=WARMUP_S)
-        seconds = self._seconds
+    def _run(self, contender: Contender, comparison: Comparison) -> Round:
+        served, connections = contender.served, comparison.connections
+        seconds, warmup_s = self._seconds / comparison.shorter, WARMUP_S / comparison.shorter
+        self._generator.run(served.port, contender.requests, connections=connections, seconds=warmup_s, warmup_s=0)
         while True:
             server_s, stores_s = served.cpu_s(), self._stores_cpu_s()
             load = self._generator.run(
