@@ -259,6 +259,16 @@ async def test_events_are_filtered_by_period_key_and_model(ledger: GroupCommitLe
             assert sorted(ids(found)) == sorted(expected)
 
 
+@pytest.mark.parametrize("period", ["0000-01", "0000-12", "0001-01", "1969-12", "9999-12"])
+async def test_a_period_that_no_event_can_be_of_has_none(
+    ledger: GroupCommitLedger, reader: SqlUsageReader, period: str
+) -> None:
+    tenant = new_tenant()
+    await ledger.append(tenant, an_event(tenant))
+    assert (await reader.events(tenant, EventFilter(period=period), LEDGER_START, 10)).events == ()
+    assert await reader.bounds(tenant, period) is None
+
+
 async def test_r6_a_period_is_read_in_commit_order_wherever_its_events_are_kept(
     ledger: GroupCommitLedger, reader: SqlUsageReader
 ) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import (
     CompoundSelect,
     Date,
     Select,
+    String,
     and_,
     bindparam,
     cast,
@@ -30,7 +31,6 @@ from backend.adapters.db.usage_sums import UsageSums, of_period
 from backend.domain.api_keys import Environment
 from backend.domain.clock import Clock
 from backend.domain.ids import TenantId
-from backend.domain.limits import period_end_s, period_of
 from backend.domain.usage import (
     BillingReason,
     EventFilter,
@@ -176,9 +176,11 @@ def _directed(columns: Iterable[ColumnElement[Any]], *, descends: bool) -> list[
 
 def _homes(period: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     """Return which events are in their period's own month of the ledger, and which are strays (migration 0015)."""
-    months = f"{period}-01", f"{period_of(period_end_s(period))}-01"
+    year, month = int(period[:4]), int(period[5:])
+    # Whatever may be asked for: no database has a year 0, and Python no year 10000.
+    firsts = [f"{max(each, '0001-01')}-01" for each in (period, f"{year + month // 12:04}-{month % 12 + 1:02}")]
     low, high = (
-        func.forecourt_usage_bound(cast(bindparam(None, month, literal_execute=True), Date)) for month in months
+        func.forecourt_usage_bound(cast(bindparam(None, first, String, literal_execute=True), Date)) for first in firsts
     )
     return and_(_LEDGER.c.event_id >= low, _LEDGER.c.event_id < high), or_(
         _LEDGER.c.event_id < low, _LEDGER.c.event_id >= high

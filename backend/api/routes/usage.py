@@ -9,6 +9,7 @@ from pydantic import AwareDatetime
 from backend.api.deps import EventsReaderCaller, UsageReaderCaller, UsageServiceDep
 from backend.api.ndjson import ALSO_NDJSON, NDJSON
 from backend.api.refusals import refusals
+from backend.api.schemas.billing import PERIOD
 from backend.api.schemas.common import Page
 from backend.api.schemas.usage import SummaryOut, UsageEventOut
 from backend.domain import errors
@@ -34,7 +35,7 @@ class EventFormat(StrEnum):
 async def list_events(
     caller: EventsReaderCaller,
     service: UsageServiceDep,
-    period: Annotated[str | None, Query(pattern=r"^\d{4}-(0[1-9]|1[0-2])$", examples=["2026-11"])] = None,
+    period: Annotated[str | None, Query(pattern=PERIOD, examples=["2026-11"])] = None,
     key_id: Annotated[str | None, Query(max_length=64)] = None,
     model: Annotated[str | None, Query(max_length=130)] = None,
     format: EventFormat = EventFormat.JSON,  # noqa: A002
