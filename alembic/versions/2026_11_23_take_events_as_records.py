@@ -15,9 +15,9 @@ depends_on: str | Sequence[str] | None = None
 # In the order in which they are sent: first what the events of one customer have in common.
 FIELDS = (
     "tenant_id varchar, credential_id varchar, environment varchar, model varchar, model_version varchar, "
-    "reason varchar, plan_id varchar, plan_version integer, period varchar, event_id varchar, request_id varchar, "
-    "units integer, cached_units integer, billable_units integer, occurred_at timestamptz, fingerprint bytea, "
-    "stored_at timestamptz"
+    "units integer, cached_units integer, billable_units integer, reason varchar, plan_id varchar, "
+    "plan_version integer, period varchar, event_id varchar, request_id varchar, occurred_at timestamptz, "
+    "fingerprint bytea, stored_at timestamptz"
 )
 
 

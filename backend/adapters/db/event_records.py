@@ -12,8 +12,8 @@ from functools import lru_cache
 
 from backend.domain.usage import UsageEvent
 
-TYPE = "public.forecourt_usage_event"
-"""Of migration 0014, which has the fields in the same order."""
+TYPE = "public.forecourt_usage_record"
+"""Of migration 0016, which has the fields in the same order."""
 
 FIELDS = (
     "tenant_id, credential_id, environment, model, model_version, reason, plan_id, plan_version, period, "
